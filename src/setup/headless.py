@@ -1,0 +1,113 @@
+"""Runs a notebook through the vitrine kernel, prints what its cells show, and writes one HTML page.
+
+    python headless.py NOTEBOOK PAGE PLOTLY_JS
+
+Exit code 0 when every cell ran, 1 when one failed (the page is written all the same).
+"""
+import asyncio
+import json
+import os
+import re
+import sys
+import time
+import warnings
+
+import nbformat
+from jupyter_client.kernelspec import NoSuchKernel
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbconvert import HTMLExporter
+
+PLOTLY = "application/vnd.plotly.v1+json"
+warnings.filterwarnings("ignore", module="nbformat")  # notes on cell ids are no business of who runs a notebook
+COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def main(notebook_path, page_path, plotly_js):
+    started = time.monotonic()
+    notebook = nbformat.read(notebook_path, as_version=4)
+    folder = os.path.dirname(os.path.abspath(notebook_path))
+    client = NotebookClient(notebook, kernel_name="vitrine", timeout=None, resources={"metadata": {"path": folder}},
+                            on_cell_executed=lambda cell, cell_index, execute_reply: tell(cell))
+    print(f"Running {os.path.relpath(notebook_path)} …", flush=True)
+    failed = None
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        failed = f"a cell failed: {error.ename}: {error.evalue}"
+    except (DeadKernelError, NoSuchKernel, RuntimeError) as error:
+        failed = f"the kernel did not run: {error}. `npm run doctor` checks the parts."
+    write_page(notebook, page_path, plotly_js)
+    seconds = time.monotonic() - started
+    print(f"{'Failed: ' + failed if failed else 'Every cell ran'} ({seconds:.0f} s). The page: {os.path.abspath(page_path)}", flush=True)
+    return 1 if failed else 0
+
+
+def tell(cell):
+    """A cell's outputs: text as it is, one line for a figure or picture."""
+    for output in cell.get("outputs", []):
+        text = describe(output)
+        if text:
+            print(text.rstrip("\n"), flush=True)
+
+
+def describe(output):
+    kind = output["output_type"]
+    if kind == "stream":
+        return COLOURS.sub("", joined(output["text"]))
+    if kind == "error":
+        return COLOURS.sub("", "\n".join(output["traceback"]) or f"{output['ename']}: {output['evalue']}")
+    data = output.get("data", {})
+    text = joined(data.get("text/plain", ""))
+    if PLOTLY in data:
+        return f"[figure] {text.splitlines()[0] if text else title_of(data[PLOTLY])}"
+    picture = next((mime for mime in data if mime.startswith("image/")), None)
+    if picture and not text:
+        return f"[picture] {picture}"
+    return text or f"[{', '.join(data)}]"
+
+
+def joined(text):
+    return "".join(text) if isinstance(text, list) else text
+
+
+def title_of(figure):
+    title = figure.get("layout", {}).get("title", "")
+    return title.get("text", "") if isinstance(title, dict) else title
+
+
+def write_page(notebook, page_path, plotly_js):
+    """The notebook as HTML; figures stay interactive, with plotly.js once in the page."""
+    page = nbformat.from_dict(notebook)
+    figures = 0
+    for cell in page.cells:
+        for output in cell.get("outputs", []):
+            if PLOTLY in output.get("data", {}):
+                output["data"]["text/html"] = drawn(output["data"][PLOTLY], figures)
+                figures += 1
+    body, _ = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(page)
+    if figures:
+        with open(plotly_js, encoding="utf-8") as file:
+            library = file.read().replace("</script", "<\\/script")
+        body = body.replace("</head>", f"<script>{library}</script>\n</head>", 1)
+    unfinished = f"{page_path}.{os.getpid()}.new"
+    with open(unfinished, "w", encoding="utf-8") as file:
+        file.write(body)
+    os.replace(unfinished, page_path)
+
+
+def drawn(figure, number):
+    """A figure as HTML. The figure is data in a script element of type JSON: '<' is escaped, so nothing in it can end the element."""
+    data = json.dumps(figure, ensure_ascii=False).replace("<", "\\u003c")
+    return (f'<div id="figure-{number}"></div><script type="application/json" id="figure-{number}-data">{data}</script>'
+            f"<script>{{const f=JSON.parse(document.getElementById('figure-{number}-data').textContent);"
+            f"Plotly.newPlot('figure-{number}',f.data,f.layout,{{responsive:true}});}}</script>")
+
+
+if __name__ == "__main__":
+    if sys.platform == "win32":
+        asyncio.set_event_loop_policy(asyncio.WindowsSelectorEventLoopPolicy())
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
