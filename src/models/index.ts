@@ -1,0 +1,64 @@
+/** The one registry of model families, and `load`. */
+import { engine } from "../engine/index";
+import { type Checkpoint, openCheckpoint } from "../files/checkpoint";
+import { type ResolveOptions, resolveModel } from "../files/hub";
+import { nearest } from "../files/nearest";
+import { type ImageProcessor, loadImageProcessor } from "../image/processor";
+import type { Dtype } from "../nn/spec";
+import { loadTokenizer, type Tokenizer } from "../text/tokenizer";
+import type { ClipParams } from "./clip";
+import { type ClipWeights, clipWeights } from "./clip-load";
+
+export type { Loaded } from "./loaded";
+
+/** CLIP with the tokenizer and image processor of its checkpoint. */
+export type Clip = Omit<ClipWeights, "with"> & {
+  tokenizer: Tokenizer;
+  imageProcessor: ImageProcessor;
+  /** The same model around another parameter tree (with adapters attached or merged). Shares everything else. */
+  with(params: ClipParams): Clip;
+};
+
+export type LoadOptions = ResolveOptions & {
+  /** How frozen matrices are kept: "float32" for parity, "bfloat16" for speed and memory (TensorFlow backend). */
+  dtype?: Dtype;
+};
+
+/** model_type -> how to build it. A new family is one file in this folder and one row here. */
+const families = { clip: loadClip };
+
+/**
+ * Loads a checkpoint in the Hugging Face layout: config.json, safetensors (or pytorch_model.bin) in one file or shards, tokenizer, preprocessor.
+ *
+ * @param name a folder, a shipped model ("emoji-clip"), or a hub id ("openai/clip-vit-base-patch32", downloaded once into HF_HOME)
+ * @throws when a file is missing or broken, the family is not known, or weights and config do not fit: every misfit at once
+ */
+export async function load(name: string, options: LoadOptions = {}): Promise<Clip> {
+  const { dtype = "float32" } = options;
+  if (dtype !== "float32" && dtype !== "bfloat16") throw new Error(`load: dtype "${dtype}" is not known; expected "float32" or "bfloat16"`);
+  const chosen = await engine();
+  if (dtype === "bfloat16" && !chosen.bfloat16)
+    throw new Error(`load: dtype "bfloat16" needs the TensorFlow backend, here computes ${chosen.why}. Use "float32", or see \`npm run doctor\``);
+  const folder = await resolveModel(name, options);
+  const checkpoint = openCheckpoint(folder);
+  try {
+    const modelType = String(checkpoint.config.model_type);
+    if (!Object.hasOwn(families, modelType)) throw unknownFamily(folder, modelType);
+    return await families[modelType as keyof typeof families](checkpoint, dtype);
+  } finally {
+    checkpoint.close();
+  }
+}
+
+function unknownFamily(folder: string, modelType: string): Error {
+  const known = Object.keys(families);
+  const near = nearest(modelType, known);
+  return new Error(`${folder}/config.json: model_type "${modelType}" is not known${near ? ` (nearest: ${near})` : ""}; known: ${known.join(", ")}`);
+}
+
+async function loadClip(checkpoint: Checkpoint, dtype: Dtype): Promise<Clip> {
+  const { folder } = checkpoint;
+  const [tokenizer, imageProcessor] = [await loadTokenizer(folder), loadImageProcessor(folder)];
+  const around = (weights: ClipWeights): Clip => ({ ...weights, tokenizer, imageProcessor, with: (params) => around(weights.with(params)) });
+  return around(clipWeights(checkpoint, dtype));
+}

@@ -1,0 +1,134 @@
+/** Layers as functions of plain parameters. Letters: B batch, N tokens, D width, H heads, dh = D / H. */
+import { gatherBfloat16, isBfloat16, toFloat32 } from "../engine/bfloat16";
+import { tf } from "../engine/tf";
+import { gelu, layerNormOp, linearProduct, quickGelu, rowNorms } from "./ops";
+import { matrix, patchKernel, w } from "./spec";
+import { noTap, type Tap } from "./tap";
+
+/** A low-rank addition to a weight: W + scale · B·A (Hu et al. 2021). Attached by `withLora`. */
+export type Lora = {
+  A: tf.Tensor2D; // [r, in]
+  B: tf.Tensor2D; // [out, r]
+  /** lora_alpha / r, or lora_alpha / sqrt(r) with rsLoRA. */
+  scale: number;
+  /** Drops inputs of A while training; the identity otherwise. */
+  drop(x: tf.Tensor): tf.Tensor;
+  /** DoRA's learned row norms (Liu et al. 2024), where used. */
+  magnitude?: tf.Tensor1D; // [out]
+};
+
+export type Linear = { weight: tf.Tensor2D /* [out, in] */; bias?: tf.Tensor1D; lora?: Lora };
+export type Norm = { weight: tf.Tensor1D; bias: tf.Tensor1D };
+export type Attention = { q: Linear; k: Linear; v: Linear; out: Linear };
+export type Mlp = { fc1: Linear; fc2: Linear };
+
+/** Spec of a linear layer with bias. */
+export const linearSpec = (name: string, inner: number, out: number) => ({
+  weight: matrix(`${name}.weight`, [out, inner]),
+  bias: w(`${name}.bias`, [out]),
+});
+
+/** Spec of a linear layer without bias. */
+export const projectionSpec = (name: string, inner: number, out: number) => ({
+  weight: matrix(`${name}.weight`, [out, inner]),
+});
+
+/** Spec of a patch convolution without bias (CLIP). */
+export const patchSpec = (name: string, channels: number, P: number, D: number) => ({ weight: patchKernel(`${name}.weight`, [D, channels, P]) });
+
+/** Spec of a layer norm. */
+export const normSpec = (name: string, width: number) => ({
+  weight: w(`${name}.weight`, [width]),
+  bias: w(`${name}.bias`, [width]),
+});
+
+/** y = x·Wᵀ + b, and the adapter's part where one is attached: the one place that multiplies. x: [..., in] -> [..., out] */
+export function linear(p: Linear, x: tf.Tensor): tf.Tensor {
+  const y = linearProduct(x, p.weight);
+  const adapted = p.lora ? addLora(p.lora, p.weight, x, y) : y;
+  return p.bias ? adapted.add(p.bias) : adapted;
+}
+
+/** peft/tuners/lora/layer.py (Linear.forward) and dora.py (DoraLinearLayer.forward). */
+function addLora(lora: Lora, weight: tf.Tensor2D, x: tf.Tensor, y: tf.Tensor): tf.Tensor {
+  const kept = lora.drop(x);
+  const low = linearProduct(linearProduct(kept, lora.A), lora.B).mul(lora.scale);
+  if (!lora.magnitude) return y.add(low);
+  const ratio = lora.magnitude.div(rowNorms(weight, lora.A, lora.B, lora.scale)); // [out]
+  const base = kept === x ? y : linearProduct(kept, weight);
+  return y.add(base.mul(ratio.sub(1))).add(low.mul(ratio));
+}
+
+/** Layer norm over the last axis. x: [..., D] -> [..., D] */
+export const layerNorm = <T extends tf.Tensor>(p: Norm, x: T, eps = 1e-5): T => layerNormOp(x, p.weight, p.bias, eps) as T;
+
+/** Rows of a table. table: [V, D], ids: int32 [B, N] -> float32 [B, N, D] */
+export function embedding(table: tf.Tensor2D, ids: tf.Tensor2D): tf.Tensor3D {
+  return (isBfloat16(table) ? toFloat32(gatherBfloat16(table, ids)) : tf.gather(table, ids)) as tf.Tensor3D;
+}
+
+/** Activations by the name that a config's `hidden_act` gives. */
+export const activations: { [name: string]: (x: tf.Tensor) => tf.Tensor } = { gelu, quick_gelu: quickGelu };
+
+/** The activation of a config. @throws naming those there are. */
+export function activation(name: string): (x: tf.Tensor) => tf.Tensor {
+  const act = Object.hasOwn(activations, name) ? activations[name] : undefined;
+  if (!act) throw new Error(`hidden_act "${name}" is not known; known: ${Object.keys(activations).join(", ")}`);
+  return act;
+}
+
+/**
+ * Multi-head self-attention (Vaswani et al. 2017).
+ *
+ * @param mask added to the scores before the softmax: 0 where a query may look, a large negative number where not; [B or 1, 1, N, N]
+ */
+export function attention(p: Attention, x: tf.Tensor3D, heads: number, tap: Tap = noTap, mask?: tf.Tensor4D): tf.Tensor3D {
+  const [B, N, D] = x.shape;
+  if (D % heads !== 0) throw new RangeError(`attention: width ${D} does not divide into ${heads} heads (num_attention_heads)`);
+  const split = (y: tf.Tensor): tf.Tensor4D => y.reshape([B, N, heads, D / heads]).transpose([0, 2, 1, 3]);
+  const q = tap("q", split(linear(p.q, x))); //                                             [B, H, N, dh]
+  const k = tap("k", split(linear(p.k, x)));
+  const v = tap("v", split(linear(p.v, x)));
+  let scores = tf.matMul(q.mul(1 / Math.sqrt(D / heads)), k, false, true) as tf.Tensor4D; // [B, H, N, N]
+  if (mask) scores = scores.add(mask);
+  const pattern = tap("pattern", tf.softmax(tap("attn_scores", scores))); //                rows sum to 1
+  const z = tap("z", tf.matMul(pattern, v)); //                                             [B, H, N, dh]
+  return linear(p.out, z.transpose([0, 2, 1, 3]).reshape([B, N, D])) as tf.Tensor3D; //     [B, N, D]
+}
+
+/** Feed-forward part. x: [B, N, D] -> [B, N, D] */
+export function mlp(p: Mlp, x: tf.Tensor3D, act: (x: tf.Tensor) => tf.Tensor, tap: Tap = noTap): tf.Tensor3D {
+  const pre = tap("pre", linear(p.fc1, x)); //     [B, N, F]
+  const post = tap("post", act(pre));
+  return linear(p.fc2, post) as tf.Tensor3D; //    [B, N, D]
+}
+
+/**
+ * Pictures as rows of patches, in the order of a convolution's weight (channel, row, column).
+ * pixels: [B, H, W, C] -> [B, (H / P)(W / P), C·P·P]; a rest of less than a patch at the right or bottom is cut off, as a convolution does.
+ */
+export function patchify(pixels: tf.Tensor4D, P: number): tf.Tensor3D {
+  const [B, H, W, C] = pixels.shape;
+  const [rows, columns] = [Math.floor(H / P), Math.floor(W / P)];
+  const whole = H % P || W % P ? pixels.slice([0, 0, 0, 0], [B, rows * P, columns * P, C]) : pixels;
+  return whole.reshape([B, rows, P, columns, P, C]).transpose([0, 1, 3, 5, 2, 4]).reshape([B, rows * columns, C * P * P]) as tf.Tensor3D;
+}
+
+/** Patch embedding: a convolution whose stride is its kernel, hence one product. weight: [D, C·P·P]; pixels: [B, H, W, C] -> [B, N, D] */
+export function patchEmbed(p: Linear, pixels: tf.Tensor4D, P: number): tf.Tensor3D {
+  return linear(p, patchify(pixels, P)) as tf.Tensor3D;
+}
+
+/** Mask of the lower triangle: [1, 1, N, N], 0 where key <= query, else a large negative number. */
+export function causalMask(N: number): tf.Tensor4D {
+  const position = tf.range(0, N, 1, "int32");
+  const hidden = position.reshape([1, 1, 1, N]).greater(position.reshape([1, 1, N, 1]));
+  return hidden.cast("float32").mul(BLOCKED) as tf.Tensor4D;
+}
+
+/** mask: int32 [B, N], 1 where a token is real -> [B, 1, 1, N], 0 there and a large negative number at padding. */
+export const paddingMask = (mask: tf.Tensor2D): tf.Tensor4D =>
+  tf.scalar(1).sub(mask.cast("float32")).mul(BLOCKED).reshape([mask.shape[0], 1, 1, mask.shape[1]]) as tf.Tensor4D;
+
+/** Finite, so that a row with every key blocked gives a uniform pattern and not NaN, as PyTorch's finfo.min does; small enough to add twice. */
+const BLOCKED = -1e30;

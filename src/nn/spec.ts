@@ -1,0 +1,137 @@
+/**
+ * A checkpoint's spec: a tree shaped like the parameters, whose leaves name each tensor as the file does. The type of the parameters is
+ * derived from it, the loader checks it both ways, and the saver walks it backwards.
+ */
+import { bfloat16Tensor, toFloat32 as widen } from "../engine/bfloat16";
+import { tf } from "../engine/tf";
+import { fromFloat32, type TensorSource, toFloat32 } from "../files/safetensors";
+
+/** How a loaded model keeps its frozen matrices. float32 is for parity, bfloat16 for speed and memory. */
+export type Dtype = "float32" | "bfloat16";
+
+/** One tensor of a checkpoint. */
+export type WeightSpec<T extends tf.Tensor = tf.Tensor> = {
+  /** Its key in the file. */
+  readonly name: string;
+  /** Its shape in the file. */
+  readonly shape: number[];
+  /** Its shape in memory, where that differs (the same numbers in the same order). */
+  readonly view?: number[];
+  /** Matrices take the model's dtype; what adds or scales (norms, biases, positions) stays float32. */
+  readonly matrix: boolean;
+  /** Carries the tensor's type; never set. */
+  readonly type?: T;
+};
+
+type Ranked = { 0: tf.Scalar; 1: tf.Tensor1D; 2: tf.Tensor2D; 3: tf.Tensor3D; 4: tf.Tensor4D };
+type OfShape<S extends number[]> = S["length"] extends keyof Ranked ? Ranked[S["length"]] : tf.Tensor;
+
+/** A tensor kept in float32: norms, biases, position tables, scalars. */
+export const w = <S extends [] | [number] | [number, number] | [number, number, number, number]>(name: string, shape: S): WeightSpec<OfShape<S>> => ({
+  name,
+  shape,
+  matrix: false,
+});
+
+/** A matrix or an embedding table: kept in the dtype of the model. */
+export const matrix = (name: string, shape: [number, number]): WeightSpec<tf.Tensor2D> => ({
+  name,
+  shape,
+  matrix: true,
+});
+
+/** The kernel of a patch convolution, [D, C, P, P] in the file, as the matrix [D, C·P·P] that multiplies flattened patches. */
+export const patchKernel = (name: string, [D, C, P]: [number, number, number]): WeightSpec<tf.Tensor2D> => ({
+  name,
+  shape: [D, C, P, P],
+  view: [D, C * P * P],
+  matrix: true,
+});
+
+/** The parameter tree of a spec: the same tree with tensors for leaves. */
+export type Params<S> = S extends WeightSpec<infer T> ? T : S extends readonly (infer E)[] ? Params<E>[] : { [K in keyof S]: Params<S[K]> };
+
+const isLeaf = (node: unknown): node is WeightSpec =>
+  typeof node === "object" && node !== null && typeof (node as WeightSpec).name === "string" && Array.isArray((node as WeightSpec).shape);
+
+/** All leaves of a spec, in order, with the way to them (`["vision", "blocks", 0, "ln1", "weight"]`). */
+export function leaves(spec: unknown, path: (string | number)[] = []): { spec: WeightSpec; path: (string | number)[] }[] {
+  if (isLeaf(spec)) return [{ spec, path }];
+  if (Array.isArray(spec)) return spec.flatMap((child, i) => leaves(child, [...path, i]));
+  if (typeof spec !== "object" || spec === null) return [];
+  return Object.entries(spec).flatMap(([key, child]) => leaves(child, [...path, key]));
+}
+
+/** The parameter at a path; undefined where the tree has none. */
+export const follow = (tree: unknown, path: (string | number)[]): unknown =>
+  path.reduce<unknown>((node, key) => (node as Record<string | number, unknown> | undefined)?.[key], tree);
+
+/** Rebuilds a spec's tree with `leaf(spec)` in the place of each leaf. */
+export function mapLeaves<S, T>(spec: S, leaf: (spec: WeightSpec) => T): unknown {
+  if (isLeaf(spec)) return leaf(spec);
+  if (Array.isArray(spec)) return spec.map((child) => mapLeaves(child, leaf));
+  if (typeof spec !== "object" || spec === null) return spec;
+  return Object.fromEntries(Object.entries(spec).map(([key, child]) => [key, mapLeaves(child, leaf)]));
+}
+
+/**
+ * Reads every tensor that the spec names, and checks that the checkpoint holds those and no others.
+ *
+ * @param tensors the checkpoint's tensors by name
+ * @param ignore names that a file may hold although the model has no use for them (buffers such as `position_ids`)
+ * @throws Error that lists every missing, unexpected and misshapen tensor at once
+ */
+export function loadWeights<S>(spec: S, tensors: Map<string, TensorSource>, options: { dtype?: Dtype; ignore?: RegExp; where: string }): Params<S> {
+  const { dtype = "float32", ignore, where } = options;
+  const wanted = leaves(spec).map((leaf) => leaf.spec);
+  checkFit(wanted, tensors, ignore, where);
+  return mapLeaves(spec, (leaf) => readWeight(leaf, tensors.get(leaf.name)!, dtype)) as Params<S>;
+}
+
+function checkFit(wanted: WeightSpec[], tensors: Map<string, TensorSource>, ignore: RegExp | undefined, where: string): void {
+  const problems: string[] = [];
+  for (const { name, shape } of wanted) {
+    const found = tensors.get(name);
+    if (!found) problems.push(`  missing     ${name} [${shape}]`);
+    else if (String(found.shape) !== String(shape)) problems.push(`  wrong shape ${name}: file [${found.shape}], config [${shape}]`);
+  }
+  const known = new Set(wanted.map((leaf) => leaf.name));
+  for (const name of tensors.keys()) if (!known.has(name) && !ignore?.test(name)) problems.push(`  unexpected  ${name} [${tensors.get(name)!.shape}]`);
+  if (problems.length === 0) return;
+  const listed = problems.slice(0, 40).join("\n") + (problems.length > 40 ? `\n  … and ${problems.length - 40} more` : "");
+  throw new Error(
+    `${where} does not fit this model (${problems.length} misfits, ${wanted.length} tensors expected):\n${listed}\n` +
+      `The weights and config.json probably belong to different models: the config asks for ${size(wanted)} of float32, the files hold ${size([...tensors.values()])}.`,
+  );
+}
+
+const size = (tensors: { shape: number[] }[]): string => {
+  const mb = (4 * tensors.reduce((sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1), 0)) / 1e6;
+  return mb < 1000 ? `${mb.toFixed(1)} MB` : `${(mb / 1000).toFixed(1)} GB`;
+};
+
+function readWeight(leaf: WeightSpec, source: TensorSource, dtype: Dtype): tf.Tensor {
+  const shape = leaf.view ?? leaf.shape;
+  if (leaf.matrix && dtype === "bfloat16") {
+    const bytes = source.dtype === "BF16" ? source.read() : fromFloat32(toFloat32(source), "BF16");
+    return tf.keep(bfloat16Tensor(bytes, shape));
+  }
+  return tf.keep(tf.tensor(toFloat32(source), shape, "float32"));
+}
+
+/** Every parameter with its name in the file, as float32 values on the JavaScript side; the inverse of `loadWeights`. */
+export function* weightValues(spec: unknown, params: unknown): Generator<{ name: string; shape: number[]; values: Float32Array }> {
+  for (const leaf of leaves(spec)) {
+    const x = follow(params, leaf.path) as tf.Tensor;
+    const values = tf.tidy(() => widen(x).dataSync()) as Float32Array;
+    yield { name: leaf.spec.name, shape: leaf.spec.shape, values };
+  }
+}
+
+/** Frees every tensor of a parameter tree. */
+export function disposeParams(spec: unknown, params: unknown): void {
+  for (const leaf of leaves(spec)) (follow(params, leaf.path) as tf.Tensor | undefined)?.dispose();
+}
+
+/** `count` copies of a spec, numbered: `repeat(12, (i) => blockSpec(`encoder.layers.${i}`))`. */
+export const repeat = <T>(count: number, make: (i: number) => T): T[] => Array.from({ length: count }, (_, i) => make(i));

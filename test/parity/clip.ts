@@ -1,0 +1,95 @@
+/** Every check of an oracle's CLIP family: text, pictures, layers, heads, losses, gradients, LoRA training. */
+import { join } from "node:path";
+import { tf } from "vitrine/engine";
+import { type Clip, load } from "vitrine/models";
+import { encodeImage, encodeText, unit } from "vitrine/models/clip";
+import { withTrainable } from "vitrine/nn/trainable";
+import { follow, leaves } from "vitrine/nn/spec";
+import { record } from "vitrine/nn/tap";
+import { ATTENTION, Checks, channelsLast, FLOAT, GRADIENT, type Oracle } from "./check";
+import { checkImages } from "./images";
+import { checkLora } from "./lora";
+import { checkTokenization } from "./tokenization";
+
+export async function checkClip(oracle: Oracle): Promise<Checks["rows"]> {
+  const checks = new Checks(oracle.family);
+  await checkTokenization(oracle, checks);
+  await checkImages(oracle, checks);
+  const clip = await load(join(oracle.folder, "model"));
+  const inputs = forwardInputs(oracle);
+  checkForward(oracle, checks, clip, inputs);
+  checkInterpolation(oracle, checks, clip);
+  checkGradients(oracle, checks, clip, inputs);
+  for (const lora of oracle.cases.lora ?? []) await checkLora(oracle, checks, clip, inputs, lora);
+  tf.dispose(inputs);
+  clip.dispose();
+  return checks.rows;
+}
+
+export type ClipInputs = { pixels: tf.Tensor4D; ids: tf.Tensor2D; mask: tf.Tensor2D };
+
+function forwardInputs(oracle: Oracle): ClipInputs {
+  const ints = (name: string) => {
+    const { values, shape } = oracle.array(name);
+    return tf.tensor2d(Int32Array.from(values), shape as [number, number], "int32");
+  };
+  return { pixels: channelsLast(oracle.array("forward.pixel_values")), ids: ints("forward.input_ids"), mask: ints("forward.attention_mask") };
+}
+
+function checkForward(oracle: Oracle, checks: Checks, clip: Clip, { pixels, ids, mask }: ClipInputs): void {
+  const forward = oracle.cases.forward.find((f: { name: string }) => f.name === "clip");
+  const { tap, seen } = record();
+  const [images, texts] = [clip.encodeImage(pixels, tap), clip.encodeText(ids, mask, tap)];
+  for (const tower of ["vision", "text"] as const) {
+    const hidden: string[] = forward[`${tower}_hidden`];
+    hidden.forEach((name, i) => {
+      const at = i === 0 ? `${tower}.blocks.0.resid_pre` : `${tower}.blocks.${i - 1}.resid_post`;
+      checks.tensor(at, seen.get(at), oracle.array(name), FLOAT);
+    });
+    (forward[`${tower}_attention`] as string[]).forEach((name, i) => {
+      const want = oracle.array(name);
+      const pattern = seen.get(`${tower}.blocks.${i}.attn.pattern`);
+      const part = pattern.slice([0, 0, 0, 0], [want.shape[0], ...pattern.shape.slice(1)] as [number, number, number, number]);
+      checks.tensor(`${tower}.blocks.${i}.attn.pattern`, part, want, ATTENTION);
+    });
+    checks.tensor(`${tower}.out`, seen.get(`${tower}.out`), oracle.array(forward[`${tower}_pooler`]), FLOAT);
+  }
+  checks.tensor("text.final", seen.get("text.final"), oracle.array(forward.text_last_hidden_state), FLOAT);
+  checks.tensor("image embeddings", unit(images), oracle.array(forward.image_embeds), FLOAT);
+  checks.tensor("text embeddings", unit(texts), oracle.array(forward.text_embeds), FLOAT);
+  checks.tensor("logits_per_image", clip.logits(images, texts), oracle.array(forward.logits_per_image), FLOAT);
+  checks.tensor("logits_per_text", clip.logits(images, texts).transpose(), oracle.array(forward.logits_per_text), FLOAT);
+  checks.close("loss", clip.loss(images, texts).dataSync(), [forward.loss], FLOAT);
+  seen.dispose();
+}
+
+function checkInterpolation(oracle: Oracle, checks: Checks, clip: Clip): void {
+  const wanted = oracle.cases.forward.find((f: { name: string }) => f.name === "interpolate_pos_encoding");
+  if (!wanted) return;
+  const { tap, seen } = record("vision.pooled");
+  const pixels = channelsLast(oracle.array(wanted.pixel_values));
+  clip.encodeImage(pixels, tap);
+  checks.tensor("interpolated positions: pooled", seen.get("vision.pooled"), oracle.array(wanted.pooler_output), FLOAT);
+  seen.dispose();
+}
+
+function checkGradients(oracle: Oracle, checks: Checks, clip: Clip, { pixels, ids, mask }: ClipInputs): void {
+  for (const wanted of oracle.cases.gradients ?? []) {
+    const { model, variables, dispose } = withTrainable(clip);
+    const { value, grads } = tf.variableGrads(() => {
+      const images = encodeImage(model.params.vision, clip.config.vision_config, pixels);
+      return clip.with(model.params).loss(images, encodeText(model.params.text, clip.config.text_config, ids, mask));
+    }, variables);
+    checks.close(`gradients (${wanted.name}): loss`, value.dataSync(), [wanted.loss], FLOAT);
+    for (const { spec, path } of leaves(clip.spec)) {
+      const name = wanted.gradients[spec.name];
+      if (!name) continue;
+      const gradient = grads[(follow(model.params, path) as tf.Variable).name].reshape(spec.shape);
+      checks.tensor(`gradients (${wanted.name}): ${spec.name}`, gradient, oracle.array(name), GRADIENT);
+    }
+    const norm = Math.sqrt(Object.values(grads).reduce((sum, g) => sum + g.square().sum().dataSync()[0], 0));
+    checks.close(`gradients (${wanted.name}): global norm`, [norm], [wanted.global_grad_norm], GRADIENT);
+    tf.dispose(grads);
+    dispose();
+  }
+}

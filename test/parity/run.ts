@@ -1,0 +1,44 @@
+/**
+ * npm run oracle -- DIR: every check of an oracle folder (the layout of ../shared/oracle/README.md: one folder a family with cases.json,
+ * arrays.safetensors and model/) for the families there are; one row a check; exit code 1 if any fails.
+ */
+import { existsSync, readdirSync } from "node:fs";
+import { join } from "node:path";
+import { type Check, openOracle } from "./check";
+import { checkClip } from "./clip";
+
+/** A new family's checks are one file beside this and one row here. */
+const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => Promise<Check[]> } = { clip: checkClip };
+
+/** Runs all checks in a folder. `unknown` names the families there that nothing here checks. */
+export async function runOracle(root: string): Promise<{ checks: Check[]; unknown: string[] }> {
+  const found = readdirSync(root).filter((name) => existsSync(join(root, name, "cases.json")));
+  if (found.length === 0) throw new Error(`${root} holds no family (a folder with cases.json); expected the layout that the oracle's generator writes`);
+  const checks: Check[] = [];
+  for (const family of found.filter((f) => Object.hasOwn(families, f))) checks.push(...(await families[family](openOracle(root, family))));
+  return { checks, unknown: found.filter((f) => !Object.hasOwn(families, f)) };
+}
+
+/** A table for a terminal. */
+export function oracleTable(checks: Check[]): string {
+  const number = (x: number) => (x === 0 ? "0" : x.toExponential(1));
+  const rows = checks.map((c) => [c.family, c.check, number(c.worst), number(c.tolerance), c.ok ? "ok" : "FAIL", c.note ?? ""]);
+  const all = [["family", "check", "worst error", "tolerance", "verdict", ""], ...rows];
+  const widths = all[0].map((_, i) => Math.max(...all.map((row) => row[i].length)));
+  return all.map((row) => row.map((cell, i) => cell.padEnd(widths[i])).join("  ").trimEnd()).join("\n");
+}
+
+async function main(root: string | undefined): Promise<void> {
+  if (!root) throw new Error("name the oracle's folder: npm run oracle -- DIR");
+  const { checks, unknown } = await runOracle(root);
+  console.log(oracleTable(checks));
+  const failed = checks.filter((c) => !c.ok).length;
+  console.log(`\n${checks.length - failed} of ${checks.length} checks hold${unknown.length ? `; families not known here: ${unknown.join(", ")}` : ""}`);
+  process.exitCode = failed || checks.length === 0 ? 1 : 0;
+}
+
+if (require.main === module)
+  main(process.argv[2]).catch((error) => {
+    console.error((error as Error).message);
+    process.exitCode = 1;
+  });
