@@ -1,0 +1,88 @@
+"""Answers of torch, transformers and peft to jobs given as JSON on stdin, as JSON on the last line of stdout. See reference.ts."""
+import json
+import sys
+import warnings
+
+import torch
+
+torch.manual_seed(0)
+torch.set_num_threads(2)
+
+
+def logits(job):
+    """Logits of a CLIP folder, with an adapter where one is named; every warning of PEFT about the file is an answer too."""
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import CLIPModel
+
+    model = CLIPModel.from_pretrained(job["model"], dtype=torch.float32, attn_implementation="eager")
+    said = []
+    if job.get("adapter"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = PeftModel.from_pretrained(model, job["adapter"])
+        said = [str(w.message) for w in caught if "adapter" in str(w.message).lower()]
+        if job.get("merge"):
+            model = model.merge_and_unload()
+    model.eval()
+    arrays = load_file(job["arrays"])
+    with torch.no_grad():
+        out = model(
+            input_ids=arrays["forward.input_ids"].long(),
+            attention_mask=arrays["forward.attention_mask"].long(),
+            pixel_values=arrays["forward.pixel_values"].float(),
+        )
+    return {"logits": out.logits_per_image.flatten().tolist(), "warnings": said}
+
+
+def embeddings(job):
+    """Embeddings that transformers' own processor and model give to pictures and texts."""
+    from PIL import Image
+    from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+    model = CLIPModel.from_pretrained(job["model"], dtype=torch.float32, attn_implementation="eager").eval()
+    tokens = CLIPTokenizer.from_pretrained(job["model"])(job["texts"], padding=True, truncation=True, return_tensors="pt")
+    pixels = CLIPImageProcessorPil.from_pretrained(job["model"])([Image.open(path) for path in job["pictures"]], return_tensors="pt")
+    with torch.no_grad():
+        out = model(**tokens, **pixels)
+    return {"images": out.image_embeds.flatten().tolist(), "texts": out.text_embeds.flatten().tolist(), "ids": tokens["input_ids"].tolist()}
+
+
+def schedule(job):
+    from transformers import get_scheduler
+
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    scheduler = get_scheduler(job["name"], optimiser, num_warmup_steps=job["warmup"], num_training_steps=job["steps"])
+    rates = []
+    for _ in range(job["steps"]):
+        rates.append(scheduler.get_last_lr()[0])
+        optimiser.step()
+        scheduler.step()
+    return rates
+
+
+def adamw(job):
+    """Parameters after each step, with the same gradients each time scaled by the step."""
+    start = torch.nn.Parameter(torch.tensor(job["start"]))
+    optimiser = torch.optim.AdamW([start], lr=job["lr"], betas=job["betas"], eps=job["eps"], weight_decay=job["weightDecay"])
+    steps = []
+    for gradient in job["gradients"]:
+        start.grad = torch.tensor(gradient)
+        if job["maxNorm"]:
+            torch.nn.utils.clip_grad_norm_([start], job["maxNorm"])
+        optimiser.step()
+        steps.append(start.tolist())
+    return steps
+
+
+def parameters(job):
+    """How many numbers a CLIP of a config holds; nothing is allocated."""
+    from transformers import CLIPConfig, CLIPModel
+
+    with torch.device("meta"):
+        model = CLIPModel(CLIPConfig.from_dict(job["config"]))
+    return sum(p.numel() for p in model.parameters())
+
+
+JOBS = {"logits": logits, "embeddings": embeddings, "schedule": schedule, "adamw": adamw, "parameters": parameters}
+print(json.dumps([JOBS[job.pop("kind")](job) for job in json.load(sys.stdin)]))
