@@ -58,9 +58,16 @@ export async function embedTexts(model: Clip, texts: Many<string>, options: Embe
 
 type Many<T> = Iterable<T> | AsyncIterable<T>;
 
-async function embedAll<T>(model: Clip, items: Many<T>, options: EmbedOptions, unitName: string, encode: (some: T[]) => Promise<tf.Tensor2D>): Promise<Embeddings> {
+async function embedAll<T>(
+  model: Clip,
+  items: Many<T>,
+  options: EmbedOptions,
+  unitName: string,
+  encode: (some: T[]) => Promise<tf.Tensor2D>,
+): Promise<Embeddings> {
   const { batchSize = 32, signal = interruptSignal() } = options;
-  if (!Number.isInteger(batchSize) || batchSize < 1) throw new RangeError(`embed: batchSize is ${batchSize}, expected a whole number of at least 1`);
+  if (!Number.isInteger(batchSize) || batchSize < 1)
+    throw new RangeError(`embed: batchSize is ${batchSize}, expected a whole number of at least 1`);
   const total = options.total ?? (Array.isArray(items) ? items.length : 0);
   const bar = progress(total, "embed", unitName);
   const parts: Float32Array[] = [];
@@ -78,7 +85,11 @@ async function embedAll<T>(model: Clip, items: Many<T>, options: EmbedOptions, u
   }
   const width = model.config.projection_dim;
   const values = new Float32Array(parts.reduce((n, part) => n + part.length, 0));
-  parts.reduce((at, part) => (values.set(part, at), at + part.length), 0);
+  let at = 0;
+  for (const part of parts) {
+    values.set(part, at);
+    at += part.length;
+  }
   return { values, count: values.length / width, width };
 }
 

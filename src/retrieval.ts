@@ -9,7 +9,8 @@ export type Table = ReturnType<typeof aq.table>;
 
 /** Cosines of every row of a with every row of b. -> [a.count][b.count], row by row */
 export function similarity(a: Embeddings, b: Embeddings): Float32Array {
-  if (a.width !== b.width) throw new RangeError(`similarity: vectors of ${a.width} and of ${b.width} numbers; both must come from one model`);
+  if (a.width !== b.width)
+    throw new RangeError(`similarity: vectors of ${a.width} and of ${b.width} numbers; both must come from one model`);
   return tf.tidy(() => tf.matMul(matrix(a), matrix(b), false, true).dataSync() as Float32Array);
 }
 
@@ -39,10 +40,15 @@ export async function zeroShot(
   { templates = [DEFAULT_TEMPLATE], ...options }: EmbedOptions & { templates?: string[] } = {},
 ): Promise<Table> {
   const odd = templates.filter((t) => !t.includes("{}"));
-  if (templates.length === 0 || odd.length) throw new Error(`zeroShot: each template must hold "{}" for the label; ${odd.length ? `"${odd[0]}" does not` : "none was given"}`);
+  if (templates.length === 0 || odd.length)
+    throw new Error(`zeroShot: each template must hold "{}" for the label; ${odd.length ? `"${odd[0]}" does not` : "none was given"}`);
   if (labels.length === 0) throw new Error("zeroShot: labels is empty");
   const images = await embedImages(model, pictures, options);
-  const prompts = await embedTexts(model, labels.flatMap((label) => templates.map((t) => t.replaceAll("{}", label))), options);
+  const prompts = await embedTexts(
+    model,
+    labels.flatMap((label) => templates.map((t) => t.replaceAll("{}", label))),
+    options,
+  );
   const scores = tf.tidy(() => {
     const classes = matrix(prompts).reshape([labels.length, templates.length, prompts.width]).mean(1) as tf.Tensor2D;
     return tf.softmax(model.logits(matrix(images), classes)).dataSync() as Float32Array;
@@ -74,12 +80,18 @@ export function neighbours(queries: Embeddings, index: Embeddings, k = 5): Table
  * @returns a table of direction, R@1, R@5, R@10 (shares from 0 to 1), random (R@1 of guessing), count
  */
 export function retrieval(images: Embeddings, texts: Embeddings): Table {
-  if (images.count !== texts.count) throw new RangeError(`retrieval: ${images.count} pictures and ${texts.count} texts; row i of one must belong to row i of the other`);
+  if (images.count !== texts.count)
+    throw new RangeError(`retrieval: ${images.count} pictures and ${texts.count} texts; row i of one must belong to row i of the other`);
   const directions = { "text → image": ranks(texts, images), "image → text": ranks(images, texts) };
   const within = (list: number[], k: number) => list.filter((rank) => rank <= k).length / list.length;
   return aq.from(
     Object.entries(directions).map(([direction, list]) => ({
-      direction, "R@1": within(list, 1), "R@5": within(list, 5), "R@10": within(list, 10), random: 1 / list.length, count: list.length,
+      direction,
+      "R@1": within(list, 1),
+      "R@5": within(list, 5),
+      "R@10": within(list, 10),
+      random: 1 / list.length,
+      count: list.length,
     })),
   );
 }

@@ -35,7 +35,9 @@ export const isBfloat16 = (x: tf.Tensor): boolean => (x.dtype as string) === "bf
 
 const backend = (): NodeBackend => {
   if (tf.getBackend() !== "tensorflow")
-    throw new Error(`bfloat16 needs the TensorFlow backend; ${tf.getBackend()} is in use. Load with { dtype: "float32" }, or see \`npm run doctor\``);
+    throw new Error(
+      `bfloat16 needs the TensorFlow backend; ${tf.getBackend()} is in use. Load with { dtype: "float32" }, or see \`npm run doctor\``,
+    );
   return tf.backend() as unknown as NodeBackend;
 };
 
@@ -46,7 +48,10 @@ export function installBfloat16(): void {
   if (installed) return;
   installed = true;
   const state = tf.engine() as unknown as { state: { numBytes: number; tensorInfo: WeakMap<object, unknown> } };
-  const prototype = Object.getPrototypeOf(tf.engine()) as Record<"trackTensor" | "disposeTensor", (x: tf.Tensor, backend?: unknown) => void>;
+  const prototype = Object.getPrototypeOf(tf.engine()) as Record<
+    "trackTensor" | "disposeTensor",
+    (x: tf.Tensor, backend?: unknown) => void
+  >;
   // Both methods ask tfjs for the bytes of one element, which throws for a type it does not know: they see float32, and the two
   // bytes too many are taken off again.
   for (const method of ["trackTensor", "disposeTensor"] as const) {

@@ -78,7 +78,10 @@ const start: Record<Backend, () => Promise<"cpu" | "gpu">> = {
     const adapter = await gpu.requestAdapter();
     if (!adapter) throw new Error("no Vulkan, Metal or D3D12 adapter");
     // A software rasteriser is slower than WebAssembly: only on request.
-    if (/swiftshader|llvmpipe/i.test(JSON.stringify(adapter.info ?? {}) + adapter.info?.description) && process.env.VITRINE_BACKEND !== "webgpu")
+    if (
+      /swiftshader|llvmpipe/i.test(JSON.stringify(adapter.info ?? {}) + adapter.info?.description) &&
+      process.env.VITRINE_BACKEND !== "webgpu"
+    )
       throw new Error("only a software adapter");
     require("@tensorflow/tfjs-backend-webgpu");
     await use("webgpu");

@@ -22,7 +22,9 @@ export function embeddingMap(points: Rows, { groups, labels, pictures, size = 26
   expectFinite("embeddingMap", "points", points);
   const odd = Object.entries({ groups, labels, pictures }).filter(([, list]) => list && list.length !== count);
   if (odd.length > 0)
-    throw new RangeError(`embeddingMap: ${odd.map(([name, list]) => `${list?.length} ${name}`).join(", ")} for ${count} points, expected one for each`);
+    throw new RangeError(
+      `embeddingMap: ${odd.map(([name, list]) => `${list?.length} ${name}`).join(", ")} for ${count} points, expected one for each`,
+    );
   const shown = evenly(count, MOST_POINTS);
   const pictured = pictures ? evenly(count, MOST_PICTURES) : [];
   const notes = [
@@ -32,36 +34,80 @@ export function embeddingMap(points: Rows, { groups, labels, pictures, size = 26
   const named = groups ? [...new Set(groups)] : [""];
   const plain = { showticklabels: false, ticks: "", gridcolor: GRIDLINE, zeroline: false, title: { text: "" }, showline: false };
   return {
-    data: named.map((name, i) => cloud(points, shown.filter((p) => !groups || groups[p] === name), i, name, labels, new Set(pictured), size)),
+    data: named.map((name, i) =>
+      cloud(
+        points,
+        shown.filter((p) => !groups || groups[p] === name),
+        i,
+        name,
+        labels,
+        new Set(pictured),
+        size,
+      ),
+    ),
     layout: baseLayout(escapeText(title), notes.join(", "), {
-      xaxis: { ...plain, range: padded(points, 0) }, yaxis: { ...plain, range: padded(points, 1) },
+      xaxis: { ...plain, range: padded(points, 0) },
+      yaxis: { ...plain, range: padded(points, 1) },
       images: thumbnails(points, pictured, pictures ?? [], size),
-      showlegend: groups !== undefined, legend: { itemsizing: "constant", y: 1, yanchor: "top", font: { size: 12 } },
-      margin: { l: 18, r: 18, t: 78, b: 18 }, width: 900, height: 620,
+      showlegend: groups !== undefined,
+      legend: { itemsizing: "constant", y: 1, yanchor: "top", font: { size: 12 } },
+      margin: { l: 18, r: 18, t: 78, b: 18 },
+      width: 900,
+      height: 620,
     }),
   };
 }
 
 /** One group as a trace. A point with a picture is a disc under it, ringed in the group's colour. */
-function cloud(points: Rows, members: number[], i: number, name: string, labels: readonly string[] | undefined, pictured: Set<number>, size: number): object {
+function cloud(
+  points: Rows,
+  members: number[],
+  i: number,
+  name: string,
+  labels: readonly string[] | undefined,
+  pictured: Set<number>,
+  size: number,
+): object {
   const color = CATEGORIES[i % CATEGORIES.length];
   const symbols = ["circle", "square", "diamond", "triangle-up", "cross"]; // more groups than colours: another shape
   const by = <T>(disc: T, dot: T): T | T[] => (pictured.size === 0 ? dot : members.map((p) => (pictured.has(p) ? disc : dot)));
   return {
-    type: "scatter", mode: "markers", name: escapeText(name, 28) || "all", x: members.map((p) => round(points[p][0])), y: members.map((p) => round(points[p][1])),
-    marker: { color: by("#FFFFFF", color), size: by(Math.round(size * 1.4), 8), opacity: pictured.size > 0 ? 1 : 0.8,
-      symbol: pictured.size > 0 ? "circle" : symbols[Math.floor(i / CATEGORIES.length) % symbols.length], line: { color: by(color, "#FFFFFF"), width: by(2.5, 0.5) } },
-    text: members.map((p) => (labels ? escapeText(labels[p]) : `point ${p}`)), hovertemplate: `%{text}<extra>${escapeText(name, 28)}</extra>`,
+    type: "scatter",
+    mode: "markers",
+    name: escapeText(name, 28) || "all",
+    x: members.map((p) => round(points[p][0])),
+    y: members.map((p) => round(points[p][1])),
+    marker: {
+      color: by("#FFFFFF", color),
+      size: by(Math.round(size * 1.4), 8),
+      opacity: pictured.size > 0 ? 1 : 0.8,
+      symbol: pictured.size > 0 ? "circle" : symbols[Math.floor(i / CATEGORIES.length) % symbols.length],
+      line: { color: by(color, "#FFFFFF"), width: by(2.5, 0.5) },
+    },
+    text: members.map((p) => (labels ? escapeText(labels[p]) : `point ${p}`)),
+    hovertemplate: `%{text}<extra>${escapeText(name, 28)}</extra>`,
   };
 }
 
 /** The pictures over their discs. */
 function thumbnails(points: Rows, members: number[], pictures: readonly Picture[], size: number): object[] {
-  const spans = [0, 1].map((k) => { const [low, high] = padded(points, k); return high - low; });
+  const spans = [0, 1].map((k) => {
+    const [low, high] = padded(points, k);
+    return high - low;
+  });
   const side = Math.min(2 * size, sideFor(2 * members.length));
   return members.map((p) => ({
-    source: pictureUri("embeddingMap", pictures[p], side), xref: "x", yref: "y", x: round(points[p][0]), y: round(points[p][1]),
-    sizex: round((spans[0] * size) / 864), sizey: round((spans[1] * size) / 524), xanchor: "center", yanchor: "middle", sizing: "contain", layer: "above",
+    source: pictureUri("embeddingMap", pictures[p], side),
+    xref: "x",
+    yref: "y",
+    x: round(points[p][0]),
+    y: round(points[p][1]),
+    sizex: round((spans[0] * size) / 864),
+    sizey: round((spans[1] * size) / 524),
+    xanchor: "center",
+    yanchor: "middle",
+    sizing: "contain",
+    layer: "above",
   }));
 }
 

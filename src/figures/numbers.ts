@@ -7,7 +7,8 @@ export function shapeOf(where: string, what: string, rows: Rows): [number, numbe
     throw new RangeError(`${where}: ${what} is ${describe(rows)}, expected rows of numbers, such as tensor.arraySync() gives`);
   const columns = rows[0].length;
   const odd = Array.from(rows).findIndex((row) => row.length !== columns);
-  if (odd >= 0) throw new RangeError(`${where}: ${what}: row ${odd} has ${rows[odd].length} numbers, row 0 has ${columns}; expected equal lengths`);
+  if (odd >= 0)
+    throw new RangeError(`${where}: ${what}: row ${odd} has ${rows[odd].length} numbers, row 0 has ${columns}; expected equal lengths`);
   if (typeof rows[0][0] !== "number")
     throw new RangeError(`${where}: ${what} has one axis too many, expected rows of numbers; for a batch of one take [0]`);
   return [rows.length, columns];

@@ -11,8 +11,11 @@ export type Panels = { boxes: Box[]; width: number; height: number; margin: { l:
  * Places `count` panels in rows of `columns`. aspect: height / width of a panel. left, right, top, bottom: margins in pixels;
  * gapX, gapY: pixels between panels (a title stands in gapY); most: the widest a panel may become, in pixels.
  */
-export function placePanels(count: number, columns: number, { aspect = 1, left = 18, right = 18, top = 104, bottom = 18, gapX = 14, gapY = 32,
-  most = 420 } = {}): Panels {
+export function placePanels(
+  count: number,
+  columns: number,
+  { aspect = 1, left = 18, right = 18, top = 104, bottom = 18, gapX = 14, gapY = 32, most = 420 } = {},
+): Panels {
   const rows = Math.ceil(count / columns);
   const panel = Math.min(most, (WIDTH - left - right - gapX * (columns - 1)) / columns);
   const [w, h] = [WIDTH - left - right, rows * panel * aspect + (rows - 1) * gapY];
@@ -39,14 +42,36 @@ export function cellAxes(i: number, box: Box, [rows, columns]: Grid, more: objec
 
 /** A layout image that fills the cells of panel `i`, under the traces. */
 export function underPanel(i: number, source: string, [rows, columns]: Grid): object {
-  return { source, xref: axis("x", i), yref: axis("y", i), x: -0.5, y: -0.5, sizex: columns, sizey: rows, xanchor: "left", yanchor: "top",
-    sizing: "stretch", layer: "below" };
+  return {
+    source,
+    xref: axis("x", i),
+    yref: axis("y", i),
+    x: -0.5,
+    y: -0.5,
+    sizex: columns,
+    sizey: rows,
+    xanchor: "left",
+    yanchor: "top",
+    sizing: "stretch",
+    layer: "below",
+  };
 }
 
 /** A layout image in a panel that needs no axes: as large as its aspect ratio allows, centred. A hundred axes would take seconds to draw. */
 export function inBox(box: Box, source: string): object {
-  return { source, xref: "paper", yref: "paper", x: (box.x[0] + box.x[1]) / 2, y: (box.y[0] + box.y[1]) / 2, sizex: box.x[1] - box.x[0],
-    sizey: box.y[1] - box.y[0], xanchor: "center", yanchor: "middle", sizing: "contain", layer: "below" };
+  return {
+    source,
+    xref: "paper",
+    yref: "paper",
+    x: (box.x[0] + box.x[1]) / 2,
+    y: (box.y[0] + box.y[1]) / 2,
+    sizex: box.x[1] - box.x[0],
+    sizey: box.y[1] - box.y[0],
+    xanchor: "center",
+    yanchor: "middle",
+    sizing: "contain",
+    layer: "below",
+  };
 }
 
 /** A trace that draws nothing on axes that show nothing: plotly's way to a figure of pictures alone. */
@@ -55,10 +80,23 @@ export const NO_AXES = { xaxis: { visible: false, fixedrange: true }, yaxis: { v
 
 /** A line of text above a panel; it must be safe already. */
 export function panelTitle(box: Box, text: string, size = 12.5): object {
-  return { text, x: (box.x[0] + box.x[1]) / 2, y: box.y[1], xref: "paper", yref: "paper", xanchor: "center", yanchor: "bottom", yshift: 3,
-    showarrow: false, font: { size, color: INK } };
+  return {
+    text,
+    x: (box.x[0] + box.x[1]) / 2,
+    y: box.y[1],
+    xref: "paper",
+    yref: "paper",
+    xanchor: "center",
+    yanchor: "bottom",
+    yshift: 3,
+    showarrow: false,
+    font: { size, color: INK },
+  };
 }
 
 /** Text below a panel; it must be safe already. */
-export const below = (box: Box, text: string): object =>
-  ({ ...panelTitle({ x: box.x, y: [0, box.y[0]] }, text, 11.5), yanchor: "top", yshift: -3 });
+export const below = (box: Box, text: string): object => ({
+  ...panelTitle({ x: box.x, y: [0, box.y[0]] }, text, 11.5),
+  yanchor: "top",
+  yshift: -3,
+});

@@ -18,17 +18,25 @@ export function patchGrid(picture: Picture, grid: Grid, { title = "" } = {}): Fi
   const labelled = (i: number) => Math.floor(i / columns) % each === 0 && (i % columns) % each === 0;
   const [w, h] = [560, Math.round((560 * rows) / columns)];
   return {
-    data: [{
-      type: "scatter", mode: "text", x: cells.map((i) => i % columns), y: cells.map((i) => Math.floor(i / columns)),
-      text: cells.map((i) => (labelled(i) ? String(i) : "")),
-      textfont: { size, color: cells.map((i) => inkOn(picture, grid, i)) },
-      customdata: cells, hovertemplate: "patch %{customdata}<br>row %{y}, column %{x}<extra></extra>",
-    }],
+    data: [
+      {
+        type: "scatter",
+        mode: "text",
+        x: cells.map((i) => i % columns),
+        y: cells.map((i) => Math.floor(i / columns)),
+        text: cells.map((i) => (labelled(i) ? String(i) : "")),
+        textfont: { size, color: cells.map((i) => inkOn(picture, grid, i)) },
+        customdata: cells,
+        hovertemplate: "patch %{customdata}<br>row %{y}, column %{x}<extra></extra>",
+      },
+    ],
     layout: baseLayout(escapeText(title) || `${count} patches, ${rows} × ${columns}`, patchSize(picture, grid), {
       ...cellAxes(0, { x: [0, 1], y: [0, 1] }, grid),
       images: [underPanel(0, pictureUri("patchGrid", picture), grid)],
       shapes: [...lines(rows, columns, "y"), ...lines(columns, rows, "x")],
-      width: w + 36, height: h + 96, margin: { l: 18, r: 18, t: 78, b: 18 },
+      width: w + 36,
+      height: h + 96,
+      margin: { l: 18, r: 18, t: 78, b: 18 },
     }),
   };
 }
@@ -54,7 +62,13 @@ function inkOn({ width, height, data }: Picture, [rows, columns]: Grid, patch: n
 function lines(count: number, length: number, along: "x" | "y"): object[] {
   const across = along === "x" ? "y" : "x";
   return Array.from({ length: count + 1 }, (_, i) => ({
-    type: "line", xref: "x", yref: "y", [`${along}0`]: i - 0.5, [`${along}1`]: i - 0.5, [`${across}0`]: -0.5, [`${across}1`]: length - 0.5,
+    type: "line",
+    xref: "x",
+    yref: "y",
+    [`${along}0`]: i - 0.5,
+    [`${along}1`]: i - 0.5,
+    [`${across}0`]: -0.5,
+    [`${across}1`]: length - 0.5,
     line: { color: "rgba(128,128,128,0.85)", width: 1 },
   }));
 }

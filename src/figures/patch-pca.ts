@@ -22,8 +22,14 @@ export function patchPca(embeddings: Rows, grid: Grid, picture: Picture, { title
   const { boxes, ...size } = placePanels(3, 3, { aspect: rows / columns });
   const shares = variance.map((v) => `${Math.round(v * 100)} %`);
   const uri = pictureUri("patchPca", picture, sideFor(2, 300));
-  const image = (i: number, opacity: number) => ({ type: "image", z, opacity, xaxis: axis("x", i), yaxis: axis("y", i),
-    hovertemplate: "row %{y}, column %{x}<br>colour %{color}<extra></extra>" });
+  const image = (i: number, opacity: number) => ({
+    type: "image",
+    z,
+    opacity,
+    xaxis: axis("x", i),
+    yaxis: axis("y", i),
+    hovertemplate: "row %{y}, column %{x}<br>colour %{color}<extra></extra>",
+  });
   return {
     data: [NOTHING, image(1, 1), image(2, 0.62)],
     layout: baseLayout(escapeText(title), `first three principal components: ${shares.join(", ")} of the variance`, {
@@ -42,5 +48,7 @@ function toColors(scores: Float64Array[]): number[][] {
     const at = (share: number) => sorted[Math.round(share * (sorted.length - 1))];
     return [at(0.02), at(0.98)];
   });
-  return scores.map((s) => bounds.map(([low, high], k) => Math.round(255 * Math.min(1, Math.max(0, high > low ? (s[k] - low) / (high - low) : 0.5)))));
+  return scores.map((s) =>
+    bounds.map(([low, high], k) => Math.round(255 * Math.min(1, Math.max(0, high > low ? (s[k] - low) / (high - low) : 0.5)))),
+  );
 }

@@ -14,14 +14,20 @@ const MOST_CELLS = 100_000;
  * patches are in the figure (of every second or third patch where the grid is fine; the note says so). Printed, it shows `patch`.
  * embeddings: [rows x columns, D] without [CLS]. Colours are hundredths of cosine.
  */
-export function patchSimilarity(embeddings: Rows, grid: Grid, picture: Picture, { patch, title = "Cosine to the chosen patch" }:
-  { patch?: number; title?: string } = {}): Figure {
+export function patchSimilarity(
+  embeddings: Rows,
+  grid: Grid,
+  picture: Picture,
+  { patch, title = "Cosine to the chosen patch" }: { patch?: number; title?: string } = {},
+): Figure {
   const [count] = shapeOf("patchSimilarity", "embeddings", embeddings);
   expectPatches("patchSimilarity", "embeddings", count, grid);
   expectFinite("patchSimilarity", "embeddings", embeddings);
   const [rows, columns] = grid;
   const stride = strideFor(grid);
-  const choices = Array.from({ length: count }, (_, i) => i).filter((i) => onStride(Math.floor(i / columns), stride) && onStride(i % columns, stride));
+  const choices = Array.from({ length: count }, (_, i) => i).filter(
+    (i) => onStride(Math.floor(i / columns), stride) && onStride(i % columns, stride),
+  );
   const start = patch ?? nearest(choices, (rows - 1) / 2, (columns - 1) / 2, columns);
   expectIndex("patchSimilarity", "patch", start, count);
   const unit = unitRows(embeddings);
@@ -37,9 +43,22 @@ export function patchSimilarity(embeddings: Rows, grid: Grid, picture: Picture, 
       shapes: frames(start, grid, (boxes[0].x[1] - boxes[0].x[0]) * (size.width - size.margin.l - size.margin.r)),
       annotations: ["click a patch", "cosine with the others"].map((text, i) => panelTitle(boxes[i], text)),
       updatemenus: steps.map((step) => button(step, boxes[0], grid)),
-      sliders: [{ active: Math.max(0, choices.indexOf(start)), steps, x: 0, len: boxes[1].x[1], xanchor: "left", y: 0, yanchor: "top",
-        pad: { t: 18, b: 0, l: 0, r: 0 }, currentvalue: { prefix: "patch ", font: { size: 12.5, color: INK }, xanchor: "left", offset: 6 }, ticklen: 0, minorticklen: 0,
-        font: { color: "rgba(0,0,0,0)", size: 1 } }],
+      sliders: [
+        {
+          active: Math.max(0, choices.indexOf(start)),
+          steps,
+          x: 0,
+          len: boxes[1].x[1],
+          xanchor: "left",
+          y: 0,
+          yanchor: "top",
+          pad: { t: 18, b: 0, l: 0, r: 0 },
+          currentvalue: { prefix: "patch ", font: { size: 12.5, color: INK }, xanchor: "left", offset: 6 },
+          ticklen: 0,
+          minorticklen: 0,
+          font: { color: "rgba(0,0,0,0)", size: 1 },
+        },
+      ],
       ...size,
     }),
   };
@@ -47,8 +66,18 @@ export function patchSimilarity(embeddings: Rows, grid: Grid, picture: Picture, 
 
 /** The map in panel 1. One colour scale for all patches: from `low` (and below) to 100. */
 function map(z: number[][], low: number): object {
-  return { type: "heatmap", z, zmin: low, zmax: 100, colorscale: OVERLAY, opacity: 0.72, xaxis: axis("x", 1), yaxis: axis("y", 1),
-    colorbar: colorBar("cosine<br>× 100"), hovertemplate: "row %{y}, column %{x}<br>cosine × 100: %{z}<extra></extra>" };
+  return {
+    type: "heatmap",
+    z,
+    zmin: low,
+    zmax: 100,
+    colorscale: OVERLAY,
+    opacity: 0.72,
+    xaxis: axis("x", 1),
+    yaxis: axis("y", 1),
+    colorbar: colorBar("cosine<br>× 100"),
+    hovertemplate: "row %{y}, column %{x}<br>cosine × 100: %{z}<extra></extra>",
+  };
 }
 
 /** What a click or a slider step changes: the map, both outlines, and the slider's place. */
@@ -60,16 +89,34 @@ function change(unit: Float64Array[], grid: Grid, at: number, step: number): unk
 }
 
 function cosines(unit: Float64Array[], [rows, columns]: Grid, at: number): number[][] {
-  return Array.from({ length: rows }, (_, r) => Array.from({ length: columns }, (_, c) => Math.round(100 * dot(unit[r * columns + c], unit[at])) || 0));
+  return Array.from({ length: rows }, (_, r) =>
+    Array.from({ length: columns }, (_, c) => Math.round(100 * dot(unit[r * columns + c], unit[at])) || 0),
+  );
 }
 
 /** The frame around the chosen patch in both panels, white in black so that it is seen on any picture. It moves by its anchor alone. */
 function frames(at: number, [, columns]: Grid, panel: number): object[] {
   const half = panel / columns / 2;
-  return [0, 1].flatMap((i) => [{ color: "#000000", width: 5 }, { color: "#FFFFFF", width: 2 }].map((line) => ({
-    type: "rect", xref: axis("x", i), yref: axis("y", i), xsizemode: "pixel", ysizemode: "pixel", xanchor: at % columns, yanchor: Math.floor(at / columns),
-    x0: -half, x1: half, y0: -half, y1: half, line, layer: "above",
-  })));
+  return [0, 1].flatMap((i) =>
+    [
+      { color: "#000000", width: 5 },
+      { color: "#FFFFFF", width: 2 },
+    ].map((line) => ({
+      type: "rect",
+      xref: axis("x", i),
+      yref: axis("y", i),
+      xsizemode: "pixel",
+      ysizemode: "pixel",
+      xanchor: at % columns,
+      yanchor: Math.floor(at / columns),
+      x0: -half,
+      x1: half,
+      y0: -half,
+      y1: half,
+      line,
+      layer: "above",
+    })),
+  );
 }
 
 /** Hundredths of cosine that 98 % of all pairs reach: a single odd patch does not take all the contrast. */
@@ -83,9 +130,17 @@ function button(step: { args: unknown[] }, box: { x: [number, number]; y: [numbe
   const at = Number((step as { label?: string }).label);
   const [row, column] = [Math.floor(at / columns), at % columns];
   return {
-    type: "buttons", showactive: false, x: box.x[0] + ((column + 0.5) / columns) * (box.x[1] - box.x[0]),
-    y: box.y[1] - ((row + 0.5) / rows) * (box.y[1] - box.y[0]), xanchor: "center", yanchor: "middle", pad: { l: 0, r: 0, t: 0, b: 0 },
-    bgcolor: "rgba(0,0,0,0)", bordercolor: "rgba(0,0,0,0)", borderwidth: 0, buttons: [{ method: "update", label: " ", args: step.args }],
+    type: "buttons",
+    showactive: false,
+    x: box.x[0] + ((column + 0.5) / columns) * (box.x[1] - box.x[0]),
+    y: box.y[1] - ((row + 0.5) / rows) * (box.y[1] - box.y[0]),
+    xanchor: "center",
+    yanchor: "middle",
+    pad: { l: 0, r: 0, t: 0, b: 0 },
+    bgcolor: "rgba(0,0,0,0)",
+    bordercolor: "rgba(0,0,0,0)",
+    borderwidth: 0,
+    buttons: [{ method: "update", label: " ", args: step.args }],
   };
 }
 

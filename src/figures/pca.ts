@@ -22,7 +22,9 @@ export function pca(rows: Rows, count: number): Pca {
   const { vectors, values } = subspace(centred, count, Math.min(n, width, count + 8));
   const components = vectors.slice(0, count).map(positive);
   return {
-    components, mean, scores: centred.map((row) => Float64Array.from(components, (c) => dot(row, c))),
+    components,
+    mean,
+    scores: centred.map((row) => Float64Array.from(components, (c) => dot(row, c))),
     variance: values.slice(0, count).map((value) => (total > 0 ? value / total : 0)),
   };
 }
@@ -30,7 +32,10 @@ export function pca(rows: Rows, count: number): Pca {
 /** The leading eigenvectors of X^T X and their eigenvalues, largest first; `size` of them, of which the first `count` are exact. */
 function subspace(x: Float64Array[], count: number, size: number): { vectors: Float64Array[]; values: number[] } {
   const random = xorshift(1);
-  let basis = orthonormal(Array.from({ length: size }, () => Float64Array.from(x[0], () => random() - 0.5)), random);
+  let basis = orthonormal(
+    Array.from({ length: size }, () => Float64Array.from(x[0], () => random() - 0.5)),
+    random,
+  );
   let before: number[] = [];
   for (let step = 0; step < 200; step++) {
     const image = basis.map((v) => covariance(x, v)); //                           X^T X v
@@ -38,7 +43,8 @@ function subspace(x: Float64Array[], count: number, size: number): { vectors: Fl
     const { values, vectors } = jacobi(small);
     const turn = (from: Float64Array[]) => vectors.map((u) => combine(from, u));
     const moved = Math.max(...values.slice(0, count).map((value, i) => Math.abs(value - (before[i] ?? Infinity))));
-    if (moved <= 1e-12 * Math.max(values[0], 1e-300) || size === x[0].length) return { vectors: turn(basis), values: values.map((v) => Math.max(0, v)) };
+    if (moved <= 1e-12 * Math.max(values[0], 1e-300) || size === x[0].length)
+      return { vectors: turn(basis), values: values.map((v) => Math.max(0, v)) };
     before = values;
     basis = orthonormal(turn(image), random);
   }
@@ -56,7 +62,9 @@ function covariance(x: Float64Array[], v: Float64Array): Float64Array {
 
 function combine(vectors: Float64Array[], weights: ArrayLike<number>): Float64Array {
   const out = new Float64Array(vectors[0].length);
-  vectors.forEach((v, i) => { for (let j = 0; j < out.length; j++) out[j] += weights[i] * v[j]; });
+  vectors.forEach((v, i) => {
+    for (let j = 0; j < out.length; j++) out[j] += weights[i] * v[j];
+  });
   return out;
 }
 
@@ -68,9 +76,15 @@ function orthonormal(vectors: Float64Array[], random: () => number): Float64Arra
     for (let tries = 0; tries < 4; tries++) {
       const length = Math.sqrt(dot(v, v));
       for (let pass = 0; pass < 2; pass++)
-        for (const u of out) { const d = dot(u, v); v = v.map((a, j) => a - d * u[j]); }
+        for (const u of out) {
+          const d = dot(u, v);
+          v = v.map((a, j) => a - d * u[j]);
+        }
       const left = Math.sqrt(dot(v, v));
-      if (left > 1e-10 * length && left > 0) { v = v.map((a) => a / left); break; }
+      if (left > 1e-10 * length && left > 0) {
+        v = v.map((a) => a / left);
+        break;
+      }
       v = v.map(() => random() - 0.5);
     }
     out.push(v);
@@ -104,8 +118,7 @@ function rotate(a: Float64Array[], v: Float64Array[], p: number, q: number): voi
   const c = 1 / Math.sqrt(t * t + 1);
   const s = t * c;
   for (const row of a) [row[p], row[q]] = [c * row[p] - s * row[q], s * row[p] + c * row[q]];
-  for (const m of [a, v])
-    for (let k = 0; k < a.length; k++) [m[p][k], m[q][k]] = [c * m[p][k] - s * m[q][k], s * m[p][k] + c * m[q][k]];
+  for (const m of [a, v]) for (let k = 0; k < a.length; k++) [m[p][k], m[q][k]] = [c * m[p][k] - s * m[q][k], s * m[p][k] + c * m[q][k]];
 }
 
 function positive(v: Float64Array): Float64Array {

@@ -6,14 +6,17 @@ import type { Picture } from "../image/picture";
 const PIXELS = 200_000;
 
 /** The longest side that each of `count` pictures may have in one figure. */
-export const sideFor = (count: number, most = 448): number => Math.max(16, Math.min(most, Math.floor(Math.sqrt(PIXELS / Math.max(1, count)))));
+export const sideFor = (count: number, most = 448): number =>
+  Math.max(16, Math.min(most, Math.floor(Math.sqrt(PIXELS / Math.max(1, count)))));
 
 /** A picture as `data:image/png;base64,...`, shrunk (mean over areas) so that its longer side is at most `side` pixels. */
 export function pictureUri(where: string, picture: Picture, side = 448): string {
   checkPicture(where, picture);
   const scale = Math.min(1, side / Math.max(picture.width, picture.height));
-  const small = scale === 1 ? picture
-    : shrink(picture, Math.max(1, Math.round(picture.width * scale)), Math.max(1, Math.round(picture.height * scale)));
+  const small =
+    scale === 1
+      ? picture
+      : shrink(picture, Math.max(1, Math.round(picture.width * scale)), Math.max(1, Math.round(picture.height * scale)));
   return `data:image/png;base64,${encodePng(small).toString("base64")}`;
 }
 
@@ -21,7 +24,9 @@ export function pictureUri(where: string, picture: Picture, side = 448): string 
 export function checkPicture(where: string, picture: Picture): void {
   const { width, height, data } = picture ?? {};
   if (!(width > 0 && height > 0 && data?.length === width * height * 3))
-    throw new RangeError(`${where}: a picture of ${width} x ${height} holds ${data?.length} bytes, expected width, height and 3 bytes (RGB) a pixel`);
+    throw new RangeError(
+      `${where}: a picture of ${width} x ${height} holds ${data?.length} bytes, expected width, height and 3 bytes (RGB) a pixel`,
+    );
 }
 
 /** Mean over the area that each new pixel covers, whole source pixels only; for display, not for models. */
@@ -56,7 +61,9 @@ export function encodePng({ width, height, data }: Picture): Buffer {
   const raw = filterRows(width * 3, height, data);
   return Buffer.concat([
     Buffer.from([137, 80, 78, 71, 13, 10, 26, 10]),
-    chunk("IHDR", header), chunk("IDAT", deflateSync(raw, { level: 9 })), chunk("IEND", Buffer.alloc(0)),
+    chunk("IHDR", header),
+    chunk("IDAT", deflateSync(raw, { level: 9 })),
+    chunk("IEND", Buffer.alloc(0)),
   ]);
 }
 

@@ -19,13 +19,21 @@ export function projectPca(rows: Rows): [number, number][] {
  * reduced to their 32 leading principal components first. neighbours: how many each point is drawn to; minDist: how tight groups may be, 0-1.
  * Ends early with the map so far when `signal` is aborted.
  */
-export async function projectUmap(rows: Rows, { seed = 0, neighbours = 15, minDist = 0.1, signal = interruptSignal() }:
-  { seed?: number; neighbours?: number; minDist?: number; signal?: AbortSignal } = {}): Promise<[number, number][]> {
+export async function projectUmap(
+  rows: Rows,
+  {
+    seed = 0,
+    neighbours = 15,
+    minDist = 0.1,
+    signal = interruptSignal(),
+  }: { seed?: number; neighbours?: number; minDist?: number; signal?: AbortSignal } = {},
+): Promise<[number, number][]> {
   const [count, width] = shapeOf("projectUmap", "rows", rows);
   expectFinite("projectUmap", "rows", rows);
   if (count < 4 || count > MOST_ROWS)
     throw new RangeError(`projectUmap: ${count} rows, expected 4 to ${MOST_ROWS}; take a sample of more, or use projectPca`);
-  if (!(Number.isInteger(neighbours) && neighbours >= 2)) throw new RangeError(`projectUmap: neighbours is ${neighbours}, expected 2 or more`);
+  if (!(Number.isInteger(neighbours) && neighbours >= 2))
+    throw new RangeError(`projectUmap: neighbours is ${neighbours}, expected 2 or more`);
   const unit = unitRows(rows);
   const small = Math.min(count, width) > 32 ? pca(unit, 32).scores : unit;
   // umap-js needs more points than neighbours; a small set takes all others as neighbours.

@@ -16,14 +16,19 @@ export function retrievalGallery(rows: readonly Retrieved[], { title = "Best pic
   if (rows.length === 0) throw new RangeError("retrievalGallery: no queries, expected at least one");
   const columns = Math.max(...rows.map((row) => row.results.length));
   if (rows.length > 12 || columns > 8 || columns < 1)
-    throw new RangeError(`retrievalGallery: ${rows.length} queries of up to ${columns} results, expected 1 to 12 queries of 1 to 8 results`);
+    throw new RangeError(
+      `retrievalGallery: ${rows.length} queries of up to ${columns} results, expected 1 to 12 queries of 1 to 8 results`,
+    );
   const left = 220;
   const { boxes, ...size } = placePanels(rows.length * columns, columns, { left, top: 84, gapY: 30, bottom: 36, most: 104 });
   const cells = rows.flatMap((row, r) => row.results.map((result, c) => ({ ...result, i: r * columns + c })));
   const side = sideFor(cells.length, 160);
   const judged = rows.filter((row) => row.results.some((result) => result.correct !== undefined));
   const hits = judged.filter((row) => row.results.some((result) => result.correct)).length;
-  const note = judged.length > 0 ? `${hits} of ${judged.length} found among the first ${columns}; outlined: the right picture` : "score below each picture";
+  const note =
+    judged.length > 0
+      ? `${hits} of ${judged.length} found among the first ${columns}; outlined: the right picture`
+      : "score below each picture";
   return {
     data: [NOTHING],
     layout: baseLayout(escapeText(title), note, {
@@ -39,10 +44,28 @@ export function retrievalGallery(rows: readonly Retrieved[], { title = "Best pic
   };
 }
 
-const frame = ({ x, y }: Box): object => ({ type: "rect", xref: "paper", yref: "paper", x0: x[0], x1: x[1], y0: y[0], y1: y[1], line: { color: RIGHT, width: 4 } });
+const frame = ({ x, y }: Box): object => ({
+  type: "rect",
+  xref: "paper",
+  yref: "paper",
+  x0: x[0],
+  x1: x[1],
+  y0: y[0],
+  y1: y[1],
+  line: { color: RIGHT, width: 4 },
+});
 
 /** The query, right-aligned left of its row. */
 const asked = (query: string, y: [number, number]): object => ({
-  text: wrapText(query, 28, 4), x: 0, y: (y[0] + y[1]) / 2, xref: "paper", yref: "paper", xanchor: "right", yanchor: "middle", xshift: -14, align: "right",
-  showarrow: false, font: { size: 13 },
+  text: wrapText(query, 28, 4),
+  x: 0,
+  y: (y[0] + y[1]) / 2,
+  xref: "paper",
+  yref: "paper",
+  xanchor: "right",
+  yanchor: "middle",
+  xshift: -14,
+  align: "right",
+  showarrow: false,
+  font: { size: 13 },
 });

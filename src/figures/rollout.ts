@@ -12,18 +12,23 @@ export type HeadFusion = "mean" | "min" | "max";
  * much of each input token arrives at [CLS]. discardRatio 0-1: the share of the smallest weights of each layer that is set to 0 first
  * (not in the paper; it removes haze), never those on [CLS]. headFusion "max" and "min" are not in the paper either.
  */
-export function attentionRollout(patterns: ArrayLike<Heads>, { headFusion = "mean", discardRatio = 0 }:
-  { headFusion?: HeadFusion; discardRatio?: number } = {}): Float64Array[] {
+export function attentionRollout(
+  patterns: ArrayLike<Heads>,
+  { headFusion = "mean", discardRatio = 0 }: { headFusion?: HeadFusion; discardRatio?: number } = {},
+): Float64Array[] {
   if (!(patterns?.length > 0)) throw new RangeError("attentionRollout: no layers, expected one [heads][N][N] pattern for each layer");
   if (!["mean", "min", "max"].includes(headFusion))
     throw new RangeError(`attentionRollout: headFusion is "${headFusion}", expected "mean", "min" or "max"`);
-  if (!(discardRatio >= 0 && discardRatio < 1)) throw new RangeError(`attentionRollout: discardRatio is ${discardRatio}, expected 0 <= ratio < 1`);
+  if (!(discardRatio >= 0 && discardRatio < 1))
+    throw new RangeError(`attentionRollout: discardRatio is ${discardRatio}, expected 0 <= ratio < 1`);
   const [, n] = headsOf("attentionRollout", patterns[0]);
   let rolled: Float64Array[] | undefined;
   for (let layer = 0; layer < patterns.length; layer++) {
     const [, queries, keys] = headsOf("attentionRollout", patterns[layer]);
     if (queries !== n || keys !== n)
-      throw new RangeError(`attentionRollout: layer ${layer} is ${queries}x${keys}, expected ${n}x${n} as in layer 0; rollout needs every token in every layer`);
+      throw new RangeError(
+        `attentionRollout: layer ${layer} is ${queries}x${keys}, expected ${n}x${n} as in layer 0; rollout needs every token in every layer`,
+      );
     const mixed = withResidual(discard(fuse(patterns[layer], n, headFusion), discardRatio));
     rolled = rolled ? multiply(mixed, rolled) : mixed;
   }
@@ -31,8 +36,16 @@ export function attentionRollout(patterns: ArrayLike<Heads>, { headFusion = "mea
 }
 
 /** The row of the class token of `attentionRollout`, over the picture. Options of both functions. */
-export function rolloutMap(patterns: ArrayLike<Heads>, grid: Grid, { headFusion, discardRatio, title = "Attention rollout to [CLS]", ...rest }:
-  { headFusion?: HeadFusion; discardRatio?: number; picture?: Picture; opacity?: number; title?: string } = {}): Figure {
+export function rolloutMap(
+  patterns: ArrayLike<Heads>,
+  grid: Grid,
+  {
+    headFusion,
+    discardRatio,
+    title = "Attention rollout to [CLS]",
+    ...rest
+  }: { headFusion?: HeadFusion; discardRatio?: number; picture?: Picture; opacity?: number; title?: string } = {},
+): Figure {
   const row: Vector = attentionRollout(patterns, { headFusion, discardRatio })[0];
   return attentionMap(row, grid, { title, ...rest });
 }
@@ -68,7 +81,9 @@ function withResidual(a: Float64Array[]): Float64Array[] {
 function multiply(a: Float64Array[], b: Float64Array[]): Float64Array[] {
   return a.map((row) => {
     const out = new Float64Array(b.length);
-    row.forEach((weight, k) => { if (weight !== 0) for (let j = 0; j < out.length; j++) out[j] += weight * b[k][j]; });
+    row.forEach((weight, k) => {
+      if (weight !== 0) for (let j = 0; j < out.length; j++) out[j] += weight * b[k][j];
+    });
     return out;
   });
 }

@@ -23,7 +23,10 @@ let queue: Promise<unknown> = Promise.resolve();
 export async function toPng(figure: Figure, options: { width?: number; height?: number; scale?: number } = {}): Promise<Buffer> {
   const { default: sharp } = await import("sharp");
   const svg = await toSvg(figure, options);
-  return sharp(Buffer.from(svg), { density: 72 * (options.scale ?? 1), unlimited: true }).flatten({ background: "#ffffff" }).png().toBuffer();
+  return sharp(Buffer.from(svg), { density: 72 * (options.scale ?? 1), unlimited: true })
+    .flatten({ background: "#ffffff" })
+    .png()
+    .toBuffer();
 }
 
 /** The same figure as an SVG document. */
@@ -37,7 +40,10 @@ export async function toSvg({ data, layout }: Figure, options: { width?: number;
   const { Plotly } = await page;
   // Plotly changes what it is given, and measures in the one document of the page: a copy, and one figure at a time.
   // Buttons and sliders are left out: a print has nothing to click.
-  const copy = structuredClone({ data, layout: { ...layout, updatemenus: [], sliders: [], width, height, font: { ...size.font, family: STATIC_FONTS } } });
+  const copy = structuredClone({
+    data,
+    layout: { ...layout, updatemenus: [], sliders: [], width, height, font: { ...size.font, family: STATIC_FONTS } },
+  });
   const drawn = queue.then(() => Plotly.toImage({ ...copy, config: { staticPlot: true } }, { format: "svg", width, height }));
   queue = drawn.catch(() => undefined);
   const url = await drawn;
@@ -71,12 +77,22 @@ async function installCanvas(window: Page): Promise<void> {
     return made;
   };
   const canvas = (window.HTMLCanvasElement as Prototype).prototype;
-  canvas.getContext = function (this: Element, kind: string) { return kind === "2d" ? real(this).getContext("2d") : null; };
-  canvas.toDataURL = function (this: Element) { return real(this).toDataURL("image/png"); };
+  canvas.getContext = function (this: Element, kind: string) {
+    return kind === "2d" ? real(this).getContext("2d") : null;
+  };
+  canvas.toDataURL = function (this: Element) {
+    return real(this).toDataURL("image/png");
+  };
 
   const ruler = createCanvas(8, 8).getContext("2d");
   const svg = (window.SVGElement as Prototype).prototype;
-  svg.getBBox = function (this: SvgNode) { return textBox(this, ruler, true); };
-  svg.getBoundingClientRect = function (this: SvgNode) { return textBox(this, ruler, false); };
-  svg.getComputedTextLength = function (this: SvgNode) { return textBox(this, ruler, true).width; };
+  svg.getBBox = function (this: SvgNode) {
+    return textBox(this, ruler, true);
+  };
+  svg.getBoundingClientRect = function (this: SvgNode) {
+    return textBox(this, ruler, false);
+  };
+  svg.getComputedTextLength = function (this: SvgNode) {
+    return textBox(this, ruler, true).width;
+  };
 }

@@ -14,9 +14,22 @@ export const CHOSEN = "#D55E00";
 
 type Scale = [number, string][];
 /** From nothing (near white) to much (dark blue). */
-export const AMOUNT: Scale = [[0, "#F7FBFF"], [0.2, "#D2E3F3"], [0.4, "#9AC8E0"], [0.6, "#529DCC"], [0.8, "#1D6CB1"], [1, "#08306B"]];
+export const AMOUNT: Scale = [
+  [0, "#F7FBFF"],
+  [0.2, "#D2E3F3"],
+  [0.4, "#9AC8E0"],
+  [0.6, "#529DCC"],
+  [0.8, "#1D6CB1"],
+  [1, "#08306B"],
+];
 /** From -1 (blue) over 0 (near white) to 1 (vermilion). */
-export const SIGNED: Scale = [[0, "#08519C"], [0.25, "#6BAED6"], [0.5, "#F7F7F7"], [0.75, "#F4A261"], [1, "#B3400A"]];
+export const SIGNED: Scale = [
+  [0, "#08519C"],
+  [0.25, "#6BAED6"],
+  [0.5, "#F7F7F7"],
+  [0.75, "#F4A261"],
+  [1, "#B3400A"],
+];
 /** Over a picture: every step differs in lightness. */
 export const OVERLAY = "Viridis";
 
@@ -26,8 +39,16 @@ const FAMILY = "Inter, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif";
 export function baseLayout(title: string, note: string | undefined, more: object): object {
   return {
     title: {
-      text: title, font: { size: 17, color: INK }, x: 0, xref: "container", xanchor: "left", y: 1, yref: "container", yanchor: "top",
-      pad: { l: 18, t: 16 }, ...(note ? { subtitle: { text: note, font: { size: 12.5, color: QUIET } } } : {}),
+      text: title,
+      font: { size: 17, color: INK },
+      x: 0,
+      xref: "container",
+      xanchor: "left",
+      y: 1,
+      yref: "container",
+      yanchor: "top",
+      pad: { l: 18, t: 16 },
+      ...(note ? { subtitle: { text: note, font: { size: 12.5, color: QUIET } } } : {}),
     },
     font: { family: FAMILY, size: 12.5, color: INK },
     colorway: CATEGORIES,
@@ -42,8 +63,16 @@ export function baseLayout(title: string, note: string | undefined, more: object
 
 /** An axis with numbers and light grid lines. */
 export function valueAxis(title: string, more: object = {}): object {
-  return { title: { text: title, standoff: 10 }, gridcolor: GRIDLINE, zeroline: false, linecolor: GRIDLINE, ticks: "outside",
-    tickcolor: GRIDLINE, automargin: false, ...more };
+  return {
+    title: { text: title, standoff: 10 },
+    gridcolor: GRIDLINE,
+    zeroline: false,
+    linecolor: GRIDLINE,
+    ticks: "outside",
+    tickcolor: GRIDLINE,
+    automargin: false,
+    ...more,
+  };
 }
 
 /** Part of an axis: a small distance between its labels and the plot. */

@@ -12,7 +12,9 @@ export const STATIC_FONTS = "DejaVu Sans, Liberation Sans, Noto Sans, Arial, san
 
 /** The part of an SVG element that is read here. */
 export type SvgNode = {
-  tagName?: string; textContent: string | null; parentNode: SvgNode | null;
+  tagName?: string;
+  textContent: string | null;
+  parentNode: SvgNode | null;
   style?: { fontSize?: string; textAnchor?: string; fontWeight?: string; display?: string };
   getAttribute?(name: string): string | null;
   querySelectorAll?(query: string): ArrayLike<SvgNode>;
@@ -64,7 +66,12 @@ function inherited<T>(node: SvgNode, read: (node: SvgNode) => T | undefined): T 
 }
 
 function grow(box: Box, { x0, y0, x1, y1 }: Box, [a, b, c, d, e, f]: Matrix): void {
-  for (const [x, y] of [[x0, y0], [x1, y0], [x0, y1], [x1, y1]] as const) {
+  for (const [x, y] of [
+    [x0, y0],
+    [x1, y0],
+    [x0, y1],
+    [x1, y1],
+  ] as const) {
     box.x0 = Math.min(box.x0, a * x + c * y + e);
     box.x1 = Math.max(box.x1, a * x + c * y + e);
     box.y0 = Math.min(box.y0, b * x + d * y + f);
@@ -82,7 +89,10 @@ function matrixTo(node: SvgNode, stop: SvgNode | null): Matrix {
 function parse(transform: string): Matrix {
   let m: Matrix = [1, 0, 0, 1, 0, 0];
   for (const [, kind, list] of transform.matchAll(/(\w+)\(([^)]*)\)/g)) {
-    const [p = 0, q, r = 0] = list.split(/[\s,]+/).filter(Boolean).map(Number);
+    const [p = 0, q, r = 0] = list
+      .split(/[\s,]+/)
+      .filter(Boolean)
+      .map(Number);
     if (kind === "translate") m = times(m, [1, 0, 0, 1, p, q ?? 0]);
     if (kind === "scale") m = times(m, [p, 0, 0, q ?? p, 0, 0]);
     if (kind === "rotate") {

@@ -13,7 +13,12 @@ export function toText({ data, layout }: Figure): string {
   const images = (layout as { images?: unknown[] }).images?.length ?? 0;
   if (images > 0) counts.set("picture", images);
   const parts = [...counts].map(([type, n]) => `${n} ${type}${n > 1 ? "s" : ""}`).join(", ");
-  return `[figure] ${words.filter(Boolean).map((text) => plain(text as string)).join(" · ") || "untitled"}${parts ? ` (${parts})` : ""}`;
+  return `[figure] ${
+    words
+      .filter(Boolean)
+      .map((text) => plain(text as string))
+      .join(" · ") || "untitled"
+  }${parts ? ` (${parts})` : ""}`;
 }
 
 const ENTITIES: Record<string, string> = { lt: "<", gt: ">", quot: '"', amp: "&", "#36": "$" };

@@ -4,7 +4,17 @@ import { tf } from "../engine/tf";
 import { type Checkpoint, openCheckpoint } from "../files/checkpoint";
 import { type Dtype, disposeParams, loadWeights } from "../nn/spec";
 import { noTap, type Tap } from "../nn/tap";
-import { type ClipConfig, type ClipParams, clipConfig, clipIgnored, clipLogits, clipSpec, contrastiveLoss, encodeImage, encodeText } from "./clip";
+import {
+  type ClipConfig,
+  type ClipParams,
+  clipConfig,
+  clipIgnored,
+  clipLogits,
+  clipSpec,
+  contrastiveLoss,
+  encodeImage,
+  encodeText,
+} from "./clip";
 import type { Loaded } from "./loaded";
 
 export type ClipWeights = Loaded<ClipParams> & {
@@ -34,7 +44,8 @@ export async function loadClipWeights(folder: string, dtype: Dtype = "float32"):
   const checkpoint = openCheckpoint(folder);
   try {
     const { model_type: found } = checkpoint.config;
-    if (found !== "clip") throw new Error(`${folder}/config.json: model_type is ${JSON.stringify(found)}; loadClipWeights reads "clip", load() every family`);
+    if (found !== "clip")
+      throw new Error(`${folder}/config.json: model_type is ${JSON.stringify(found)}; loadClipWeights reads "clip", load() every family`);
     return clipWeights(checkpoint, dtype);
   } finally {
     checkpoint.close();
@@ -48,7 +59,13 @@ export function clipWeights({ folder, config: raw, tensors }: Checkpoint, dtype:
   const params = loadWeights(spec, tensors, { dtype, ignore: clipIgnored, where: folder });
   const side = Math.floor(config.vision_config.image_size / config.vision_config.patch_size);
   const around = (params: ClipParams): ClipWeights => ({
-    modelType: "clip", folder, dtype, config, spec, params, grid: [side, side],
+    modelType: "clip",
+    folder,
+    dtype,
+    config,
+    spec,
+    params,
+    grid: [side, side],
     encodeImage: (pixels, tap = noTap) => tf.tidy(() => encodeImage(params.vision, config.vision_config, pixels, tap)),
     encodeText: (ids, mask, tap = noTap) => tf.tidy(() => encodeText(params.text, config.text_config, ids, mask, tap)),
     logits: (images, texts) => tf.tidy(() => clipLogits(params.logitScale, images, texts)),

@@ -4,7 +4,20 @@
  */
 import { tf } from "../engine/tf";
 import {
-  activation, activations, attention, causalMask, embedding, layerNorm, linear, linearSpec, mlp, normSpec, paddingMask, patchEmbed, patchSpec, projectionSpec,
+  activation,
+  activations,
+  attention,
+  causalMask,
+  embedding,
+  layerNorm,
+  linear,
+  linearSpec,
+  mlp,
+  normSpec,
+  paddingMask,
+  patchEmbed,
+  patchSpec,
+  projectionSpec,
 } from "../nn/layers";
 import { crossEntropy } from "../nn/ops";
 import { matrix, type Params, repeat, w } from "../nn/spec";
@@ -12,12 +25,26 @@ import { at, noTap, type Tap } from "../nn/tap";
 import { checkHeads, checkKnown, readConfig } from "./config";
 
 const TEXT_DEFAULTS = {
-  vocab_size: 49408, hidden_size: 512, intermediate_size: 2048, num_hidden_layers: 12, num_attention_heads: 8,
-  max_position_embeddings: 77, hidden_act: "quick_gelu", layer_norm_eps: 1e-5, eos_token_id: 49407,
+  vocab_size: 49408,
+  hidden_size: 512,
+  intermediate_size: 2048,
+  num_hidden_layers: 12,
+  num_attention_heads: 8,
+  max_position_embeddings: 77,
+  hidden_act: "quick_gelu",
+  layer_norm_eps: 1e-5,
+  eos_token_id: 49407,
 };
 const VISION_DEFAULTS = {
-  hidden_size: 768, intermediate_size: 3072, num_hidden_layers: 12, num_attention_heads: 12, num_channels: 3,
-  image_size: 224, patch_size: 32, hidden_act: "quick_gelu", layer_norm_eps: 1e-5,
+  hidden_size: 768,
+  intermediate_size: 3072,
+  num_hidden_layers: 12,
+  num_attention_heads: 12,
+  num_channels: 3,
+  image_size: 224,
+  patch_size: 32,
+  hidden_act: "quick_gelu",
+  layer_norm_eps: 1e-5,
 };
 const CLIP_DEFAULTS = { projection_dim: 512, logit_scale_init_value: 2.6592 };
 
@@ -132,7 +159,10 @@ export function encodeText(p: ClipParams["text"], c: TextConfig, ids: tf.Tensor2
   });
   const final = t("final", layerNorm(p.lnFinal, x, c.layer_norm_eps)); //                            [B, N, D]
   const end = c.eos_token_id === 2 ? ids.argMax(-1) : ids.equal(c.eos_token_id).cast("int32").argMax(-1);
-  const pick = tf.oneHot(end as tf.Tensor1D, N).cast("float32").reshape([B, 1, N]); //               differentiable row choice
+  const pick = tf
+    .oneHot(end as tf.Tensor1D, N)
+    .cast("float32")
+    .reshape([B, 1, N]); //               differentiable row choice
   const pooled = t("pooled", tf.matMul(pick, final).reshape([B, c.hidden_size]) as tf.Tensor2D); //  [B, D]
   return t("out", linear(p.project, pooled) as tf.Tensor2D); //                                      [B, projection_dim]
 }
@@ -148,7 +178,9 @@ export const clipLogits = (logitScale: tf.Scalar, images: tf.Tensor2D, texts: tf
 export function contrastiveLoss(logitScale: tf.Scalar, images: tf.Tensor2D, texts: tf.Tensor2D): tf.Scalar {
   const logits = clipLogits(logitScale, images, texts);
   const labels = tf.range(0, logits.shape[0], 1, "int32");
-  return crossEntropy(logits, labels).add(crossEntropy(logits.transpose() as tf.Tensor2D, labels)).div(2) as tf.Scalar;
+  return crossEntropy(logits, labels)
+    .add(crossEntropy(logits.transpose() as tf.Tensor2D, labels))
+    .div(2) as tf.Scalar;
 }
 
 /** The position table for a picture of H x W pixels: the checkpoint's, or resized bicubically to the new grid. [N, D] */
@@ -156,11 +188,20 @@ function positionTable(position: tf.Tensor2D, c: VisionConfig, H: number, W: num
   const side = Math.floor(c.image_size / c.patch_size);
   const [rows, columns] = [Math.floor(H / c.patch_size), Math.floor(W / c.patch_size)];
   if (rows === side && columns === side) return position;
-  if (rows < 1 || columns < 1) throw new RangeError(`encodeImage: a picture of ${H}x${W} pixels holds no patch of ${c.patch_size}x${c.patch_size}`);
+  if (rows < 1 || columns < 1)
+    throw new RangeError(`encodeImage: a picture of ${H}x${W} pixels holds no patch of ${c.patch_size}x${c.patch_size}`);
   const D = c.hidden_size;
   const grid = position.slice([1, 0], [side * side, D]).reshape([side, side * D]);
-  const tall = tf.matMul(cubic(side, rows), grid as tf.Tensor2D).reshape([rows, side, D]).transpose([1, 0, 2]).reshape([side, rows * D]);
-  const resized = tf.matMul(cubic(side, columns), tall as tf.Tensor2D).reshape([columns, rows, D]).transpose([1, 0, 2]).reshape([rows * columns, D]);
+  const tall = tf
+    .matMul(cubic(side, rows), grid as tf.Tensor2D)
+    .reshape([rows, side, D])
+    .transpose([1, 0, 2])
+    .reshape([side, rows * D]);
+  const resized = tf
+    .matMul(cubic(side, columns), tall as tf.Tensor2D)
+    .reshape([columns, rows, D])
+    .transpose([1, 0, 2])
+    .reshape([rows * columns, D]);
   return tf.concat([position.slice([0, 0], [1, D]), resized]) as tf.Tensor2D;
 }
 

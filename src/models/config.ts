@@ -33,9 +33,15 @@ const smallest = (key: string): number => (/_id$|_layers$/.test(key) ? 0 : 1);
  * @param ignored keys of this family that change nothing in a forward pass; `auto_map` is ignored with a warning of the process
  * @throws Error that lists every wrong type, impossible size and unhandled key at once
  */
-export function readConfig<D extends Defaults>(raw: unknown, defaults: D, where: string, ignored: readonly string[] = []): { [K in keyof D]: Widen<D[K]> } {
+export function readConfig<D extends Defaults>(
+  raw: unknown,
+  defaults: D,
+  where: string,
+  ignored: readonly string[] = [],
+): { [K in keyof D]: Widen<D[K]> } {
   if (raw === undefined || raw === null) return { ...defaults } as { [K in keyof D]: Widen<D[K]> };
-  if (typeof raw !== "object" || Array.isArray(raw)) throw new Error(`${where} is ${Array.isArray(raw) ? "a list" : typeof raw}; expected an object`);
+  if (typeof raw !== "object" || Array.isArray(raw))
+    throw new Error(`${where} is ${Array.isArray(raw) ? "a list" : typeof raw}; expected an object`);
   const problems: string[] = [];
   const out: Defaults = { ...defaults };
   for (const [key, value] of Object.entries(raw)) {
@@ -70,7 +76,10 @@ function misfit(key: string, value: unknown, model: Value): string | undefined {
 }
 
 /** Checks that a width divides into its heads, before any tensor is made. */
-export function checkHeads(where: string, { hidden_size, num_attention_heads }: { hidden_size: number; num_attention_heads: number }): void {
+export function checkHeads(
+  where: string,
+  { hidden_size, num_attention_heads }: { hidden_size: number; num_attention_heads: number },
+): void {
   if (num_attention_heads < 1 || hidden_size % num_attention_heads !== 0)
     throw new Error(`${where}: hidden_size ${hidden_size} does not divide into num_attention_heads ${num_attention_heads}`);
 }

@@ -38,7 +38,9 @@ export async function load(name: string, options: LoadOptions = {}): Promise<Cli
   if (dtype !== "float32" && dtype !== "bfloat16") throw new Error(`load: dtype "${dtype}" is not known; expected "float32" or "bfloat16"`);
   const chosen = await engine();
   if (dtype === "bfloat16" && !chosen.bfloat16)
-    throw new Error(`load: dtype "bfloat16" needs the TensorFlow backend, here computes ${chosen.why}. Use "float32", or see \`npm run doctor\``);
+    throw new Error(
+      `load: dtype "bfloat16" needs the TensorFlow backend, here computes ${chosen.why}. Use "float32", or see \`npm run doctor\``,
+    );
   const folder = await resolveModel(name, options);
   const checkpoint = openCheckpoint(folder);
   try {
@@ -53,12 +55,19 @@ export async function load(name: string, options: LoadOptions = {}): Promise<Cli
 function unknownFamily(folder: string, modelType: string): Error {
   const known = Object.keys(families);
   const near = nearest(modelType, known);
-  return new Error(`${folder}/config.json: model_type "${modelType}" is not known${near ? ` (nearest: ${near})` : ""}; known: ${known.join(", ")}`);
+  return new Error(
+    `${folder}/config.json: model_type "${modelType}" is not known${near ? ` (nearest: ${near})` : ""}; known: ${known.join(", ")}`,
+  );
 }
 
 async function loadClip(checkpoint: Checkpoint, dtype: Dtype): Promise<Clip> {
   const { folder } = checkpoint;
   const [tokenizer, imageProcessor] = [await loadTokenizer(folder), loadImageProcessor(folder)];
-  const around = (weights: ClipWeights): Clip => ({ ...weights, tokenizer, imageProcessor, with: (params) => around(weights.with(params)) });
+  const around = (weights: ClipWeights): Clip => ({
+    ...weights,
+    tokenizer,
+    imageProcessor,
+    with: (params) => around(weights.with(params)),
+  });
   return around(clipWeights(checkpoint, dtype));
 }

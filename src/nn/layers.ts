@@ -34,7 +34,9 @@ export const projectionSpec = (name: string, inner: number, out: number) => ({
 });
 
 /** Spec of a patch convolution without bias (CLIP). */
-export const patchSpec = (name: string, channels: number, P: number, D: number) => ({ weight: patchKernel(`${name}.weight`, [D, channels, P]) });
+export const patchSpec = (name: string, channels: number, P: number, D: number) => ({
+  weight: patchKernel(`${name}.weight`, [D, channels, P]),
+});
 
 /** Spec of a layer norm. */
 export const normSpec = (name: string, width: number) => ({
@@ -111,7 +113,10 @@ export function patchify(pixels: tf.Tensor4D, P: number): tf.Tensor3D {
   const [B, H, W, C] = pixels.shape;
   const [rows, columns] = [Math.floor(H / P), Math.floor(W / P)];
   const whole = H % P || W % P ? pixels.slice([0, 0, 0, 0], [B, rows * P, columns * P, C]) : pixels;
-  return whole.reshape([B, rows, P, columns, P, C]).transpose([0, 1, 3, 5, 2, 4]).reshape([B, rows * columns, C * P * P]) as tf.Tensor3D;
+  return whole
+    .reshape([B, rows, P, columns, P, C])
+    .transpose([0, 1, 3, 5, 2, 4])
+    .reshape([B, rows * columns, C * P * P]) as tf.Tensor3D;
 }
 
 /** Patch embedding: a convolution whose stride is its kernel, hence one product. weight: [D, C·P·P]; pixels: [B, H, W, C] -> [B, N, D] */

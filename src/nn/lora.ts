@@ -75,7 +75,15 @@ export function withLora<M extends Adaptable>(model: M, options: LoraOptions): {
     const [out, inner] = base.weight.shape;
     const bound = 1 / Math.sqrt(inner);
     const values = Float32Array.from({ length: full.r * inner }, () => (2 * draw() - 1) * bound);
-    return makeModule(base, { name, path, shape, A: tf.tensor2d(values, [full.r, inner]), B: tf.zeros([out, full.r]) as tf.Tensor2D, scale: scaleOf(full), dora: full.useDora });
+    return makeModule(base, {
+      name,
+      path,
+      shape,
+      A: tf.tensor2d(values, [full.r, inner]),
+      B: tf.zeros([out, full.r]) as tf.Tensor2D,
+      scale: scaleOf(full),
+      dora: full.useDora,
+    });
   });
   return attach(model, modules, full);
 }
@@ -87,7 +95,16 @@ export const scaleOf = ({ loraAlpha, r, useRslora }: { loraAlpha: number; r: num
 /** A module's variables from first values, which are disposed. Without `magnitude`, DoRA starts from the norms of W. */
 export function makeModule(
   base: Linear,
-  m: { name: string; path: (string | number)[]; shape: number[]; A: tf.Tensor2D; B: tf.Tensor2D; scale: number; dora: boolean; magnitude?: tf.Tensor1D },
+  m: {
+    name: string;
+    path: (string | number)[];
+    shape: number[];
+    A: tf.Tensor2D;
+    B: tf.Tensor2D;
+    scale: number;
+    dora: boolean;
+    magnitude?: tf.Tensor1D;
+  },
 ): AdapterModule {
   const variable = <T extends tf.Tensor>(x: T): T => {
     const made = tf.variable(x, true);
@@ -101,19 +118,28 @@ export function makeModule(
 }
 
 /** The model with the modules' additions in its tree. */
-export function attach<M extends Adaptable>(model: M, modules: AdapterModule[], options: Required<LoraOptions>): { model: M; adapter: Adapter } {
+export function attach<M extends Adaptable>(
+  model: M,
+  modules: AdapterModule[],
+  options: Required<LoraOptions>,
+): { model: M; adapter: Adapter } {
   const state = { training: false };
   const seeds = random(options.seed + 1);
   const drop = (x: tf.Tensor) =>
     state.training && options.loraDropout > 0 ? tf.dropout(x, options.loraDropout, undefined, Math.floor(seeds() * 2 ** 31)) : x;
   const params = modules.reduce(
-    (tree, { path, A, B, magnitude, scale }) => replaceAt(tree, path, (node) => ({ ...(node as Linear), lora: { A, B, scale, drop, magnitude } satisfies Lora })),
+    (tree, { path, A, B, magnitude, scale }) =>
+      replaceAt(tree, path, (node) => ({ ...(node as Linear), lora: { A, B, scale, drop, magnitude } satisfies Lora })),
     model.params,
   );
   const variables = modules.flatMap(({ A, B, magnitude }) => (magnitude ? [A, B, magnitude] : [A, B])) as tf.Variable[];
   const adapter: Adapter = {
-    options, modules, variables,
-    training: (on) => { state.training = on; },
+    options,
+    modules,
+    variables,
+    training: (on) => {
+      state.training = on;
+    },
     dispose: () => variables.forEach((v) => v.dispose()),
   };
   return { model: model.with(params as never) as M, adapter };
@@ -155,10 +181,11 @@ function mergedWeight({ weight, lora }: Linear): tf.Tensor2D {
 function checkOptions(options: LoraOptions): Required<LoraOptions> {
   const known = ["targetModules", ...Object.keys(DEFAULTS)];
   for (const key of Object.keys(options))
-    if (!known.includes(key)) throw new Error(`withLora: unknown option "${key}"${nearest(key, known) ? `; did you mean "${nearest(key, known)}"?` : ""}`);
+    if (!known.includes(key))
+      throw new Error(`withLora: unknown option "${key}"${nearest(key, known) ? `; did you mean "${nearest(key, known)}"?` : ""}`);
   const full = { ...DEFAULTS, ...options };
   const problems: string[] = [];
-  if (!full.targetModules?.length) problems.push("targetModules is empty; name modules such as [\"q_proj\", \"v_proj\"]");
+  if (!full.targetModules?.length) problems.push('targetModules is empty; name modules such as ["q_proj", "v_proj"]');
   if (!Number.isInteger(full.r) || full.r < 1) problems.push(`r is ${full.r}, expected a whole number of at least 1`);
   if (!Number.isFinite(full.loraAlpha)) problems.push(`loraAlpha is ${full.loraAlpha}, expected a number`);
   if (!(full.loraDropout >= 0 && full.loraDropout < 1)) problems.push(`loraDropout is ${full.loraDropout}, expected 0 <= loraDropout < 1`);
@@ -187,7 +214,8 @@ type Targets = { targetModules: LoraOptions["targetModules"]; excludeModules: No
 export function targetsOf(spec: unknown, { targetModules, excludeModules }: Targets) {
   const wanted = matcher(targetModules, "targetModules");
   const left = excludeModules.length ? matcher(excludeModules, "excludeModules") : () => false;
-  const chosen = (m: { name: string; shape: number[]; linear: boolean }) => (targetModules === "all-linear" ? m.linear && m.shape.length === 2 : wanted(m.name));
+  const chosen = (m: { name: string; shape: number[]; linear: boolean }) =>
+    targetModules === "all-linear" ? m.linear && m.shape.length === 2 : wanted(m.name);
   return moduleNames(spec).filter((m) => chosen(m) && !left(m.name));
 }
 
@@ -203,7 +231,8 @@ function matchModules(spec: unknown, options: Required<LoraOptions>) {
         `(a string is a regular expression for the whole path, such as "${all.find((m) => m.linear)?.name}")`,
     );
   const wrong = matched.filter((m) => !m.linear);
-  if (wrong.length) throw new Error(`withLora: only linear layers and patch convolutions can be adapted, not ${wrong.map((m) => m.name).join(", ")}`);
+  if (wrong.length)
+    throw new Error(`withLora: only linear layers and patch convolutions can be adapted, not ${wrong.map((m) => m.name).join(", ")}`);
   return matched;
 }
 

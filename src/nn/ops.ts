@@ -33,7 +33,7 @@ const project = defineOp<{ x: tf.Tensor2D; weight: tf.Tensor2D }, Record<string,
   gradient: (dy, { x, weight }) => ({
     x: () => product(dy as tf.Tensor2D, weight!, false, false),
     weight: () => {
-      if (isBfloat16(weight!)) throw new Error("project: a bfloat16 weight is frozen; load with { dtype: \"float32\" } to train it");
+      if (isBfloat16(weight!)) throw new Error('project: a bfloat16 weight is frozen; load with { dtype: "float32" } to train it');
       return product(dy as tf.Tensor2D, x!, true, false);
     },
   }),
@@ -57,7 +57,10 @@ const normalise = defineOp<{ x: tf.Tensor2D; weight: tf.Tensor1D; bias: tf.Tenso
       tf.tidy(() => {
         const { normal, inverse } = standardise(x!, eps);
         const g = dy.mul(weight!);
-        return g.sub(g.mean(-1, true)).sub(normal.mul(g.mul(normal).mean(-1, true))).mul(inverse);
+        return g
+          .sub(g.mean(-1, true))
+          .sub(normal.mul(g.mul(normal).mean(-1, true)))
+          .mul(inverse);
       }),
     weight: () => tf.tidy(() => dy.mul(standardise(x!, eps).normal).sum(0)),
     bias: () => dy.sum(0),
@@ -76,7 +79,12 @@ export const layerNormOp = (x: tf.Tensor, weight: tf.Tensor1D, bias: tf.Tensor1D
 
 const SQRT_HALF = Math.SQRT1_2;
 const phi = (x: tf.Tensor): tf.Tensor => x.mul(SQRT_HALF).erf().add(1).mul(0.5);
-const density = (x: tf.Tensor): tf.Tensor => x.square().mul(-0.5).exp().mul(1 / Math.sqrt(2 * Math.PI));
+const density = (x: tf.Tensor): tf.Tensor =>
+  x
+    .square()
+    .mul(-0.5)
+    .exp()
+    .mul(1 / Math.sqrt(2 * Math.PI));
 
 const geluOp = defineOp<{ x: tf.Tensor }, Record<string, never>>("Gelu", {
   formula: ({ x }) => x.mul(phi(x)),

@@ -6,7 +6,17 @@ import { writeFileAtomic } from "../files/atomic";
 import { readJson } from "../files/checkpoint";
 import { openSafetensors, saveSafetensors, type TensorSource, toFloat32 } from "../files/safetensors";
 import type { Linear } from "./layers";
-import { type Adaptable, type Adapter, type AdapterModule, attach, linearPaths, type LoraOptions, makeModule, scaleOf, targetsOf } from "./lora";
+import {
+  type Adaptable,
+  type Adapter,
+  type AdapterModule,
+  attach,
+  linearPaths,
+  type LoraOptions,
+  makeModule,
+  scaleOf,
+  targetsOf,
+} from "./lora";
 import { follow } from "./spec";
 
 const CONFIG = "adapter_config.json";
@@ -16,13 +26,18 @@ const PREFIX = "base_model.model.";
 const PARTS = { A: "lora_A.weight", B: "lora_B.weight", magnitude: "lora_magnitude_vector" } as const;
 
 /** Options of a PEFT config that change the computation and that Vitrine does not have. */
-const MUST_BE_OFF = `bias fan_in_fan_out modules_to_save layer_replication lora_bias use_qalora use_bdlora trainable_token_indices target_parameters
+const MUST_BE_OFF =
+  `bias fan_in_fan_out modules_to_save layer_replication lora_bias use_qalora use_bdlora trainable_token_indices target_parameters
   alora_invocation_tokens arrow_config megatron_config velora_config kasa_config monteclora_config`.split(/\s+/);
 /** First values that leave the base weights alone; the others (pissa, olora, corda, loftq …) change them, and PEFT does so again on loading. */
 const KEEPS_BASE: unknown[] = [undefined, null, true, false, "gaussian", "eva", "orthogonal", "lora_ga"];
 
 const isOff = (value: unknown): boolean =>
-  value === undefined || value === null || value === false || value === "none" || (typeof value === "object" && Object.keys(value).length === 0);
+  value === undefined ||
+  value === null ||
+  value === false ||
+  value === "none" ||
+  (typeof value === "object" && Object.keys(value).length === 0);
 
 /** Saves an adapter where PEFT's `PeftModel.from_pretrained(base, folder)` finds it. Each file is replaced as a whole or not at all. */
 export async function saveAdapter(model: Adaptable, adapter: Adapter, folder: string): Promise<void> {
@@ -37,7 +52,12 @@ function moduleTensors({ name, shape, A, B, magnitude }: AdapterModule) {
   const conv = inner.length === 3;
   const entry = (part: keyof typeof PARTS, x: tf.Tensor, size: number[]) => {
     const values = x.dataSync() as Float32Array;
-    return { name: `${PREFIX}${name}.${PARTS[part]}`, dtype: "F32" as const, shape: size, data: new Uint8Array(values.buffer, values.byteOffset, values.byteLength) };
+    return {
+      name: `${PREFIX}${name}.${PARTS[part]}`,
+      dtype: "F32" as const,
+      shape: size,
+      data: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
+    };
   };
   const entries = [entry("A", A, [r, ...inner]), entry("B", B, conv ? [out, r, 1, 1] : [out, r])];
   return magnitude ? [...entries, entry("magnitude", magnitude, conv ? [1, out, 1, 1] : [out])] : entries;
@@ -49,7 +69,9 @@ function peftConfig(model: Adaptable, { options, modules }: Adapter): object {
   const ownScale = modules.filter((m) => m.scale !== scaleOf({ loraAlpha, r: m.A.shape[0], useRslora }));
   const alphaOf = ({ scale, A }: AdapterModule) => scale / scaleOf({ loraAlpha: 1, r: A.shape[0], useRslora });
   // Names in full where the options do not say exactly which modules carry an adapter ("all-linear" depends on the reader).
-  const said = options.targetModules !== "all-linear" && String(targetsOf(model.spec, options).map((m) => m.name)) === String(modules.map((m) => m.name));
+  const said =
+    options.targetModules !== "all-linear" &&
+    String(targetsOf(model.spec, options).map((m) => m.name)) === String(modules.map((m) => m.name));
   const names = (which: string | readonly string[]) => (typeof which === "string" ? which : [...which].sort());
   return {
     peft_type: "LORA",
@@ -101,11 +123,18 @@ export function loadAdapter<M extends Adaptable>(model: M, folder: string): { mo
       const base = follow(model.params, target.path) as Linear;
       const [out, inner] = base.weight.shape;
       const r = A.shape[0];
-      const scale = scaleOf({ r, loraAlpha: pattern(config.alpha_pattern, target.name) ?? options.loraAlpha, useRslora: options.useRslora });
+      const scale = scaleOf({
+        r,
+        loraAlpha: pattern(config.alpha_pattern, target.name) ?? options.loraAlpha,
+        useRslora: options.useRslora,
+      });
       const tensor = (source: TensorSource, shape: number[]) => tf.tensor(toFloat32(source), shape);
       return makeModule(base, {
-        ...target, scale, dora: options.useDora,
-        A: tensor(A, [r, inner]) as tf.Tensor2D, B: tensor(B, [out, r]) as tf.Tensor2D,
+        ...target,
+        scale,
+        dora: options.useDora,
+        A: tensor(A, [r, inner]) as tf.Tensor2D,
+        B: tensor(B, [out, r]) as tf.Tensor2D,
         magnitude: magnitude && (tensor(magnitude, [out]) as tf.Tensor1D),
       });
     });
@@ -116,10 +145,15 @@ export function loadAdapter<M extends Adaptable>(model: M, folder: string): { mo
 }
 
 function checkSupported(config: { [key: string]: unknown }, folder: string): void {
-  if (config.peft_type !== "LORA") throw new Error(`${folder}/${CONFIG}: peft_type is ${JSON.stringify(config.peft_type)}; only "LORA" can be loaded`);
-  const problems = MUST_BE_OFF.filter((key) => !isOff(config[key])).map((key) => `  ${key} is ${JSON.stringify(config[key])}; only a config without it is computed here`);
+  if (config.peft_type !== "LORA")
+    throw new Error(`${folder}/${CONFIG}: peft_type is ${JSON.stringify(config.peft_type)}; only "LORA" can be loaded`);
+  const problems = MUST_BE_OFF.filter((key) => !isOff(config[key])).map(
+    (key) => `  ${key} is ${JSON.stringify(config[key])}; only a config without it is computed here`,
+  );
   if (!KEEPS_BASE.includes(config.init_lora_weights))
-    problems.push(`  init_lora_weights is ${JSON.stringify(config.init_lora_weights)}, which changes the base weights; convert the adapter with PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…)`);
+    problems.push(
+      `  init_lora_weights is ${JSON.stringify(config.init_lora_weights)}, which changes the base weights; convert the adapter with PEFT's save_pretrained(…, path_initial_model_for_weight_conversion=…)`,
+    );
   const { r, lora_alpha: alpha, target_modules: targets } = config;
   if (!Number.isInteger(r) || (r as number) < 1) problems.push(`  r is ${JSON.stringify(r)}; expected a whole number of at least 1`);
   if (!Number.isFinite(alpha)) problems.push(`  lora_alpha is ${JSON.stringify(alpha)}; expected a number`);
@@ -139,7 +173,11 @@ type Piece = { target: ReturnType<typeof linearPaths>[number]; A: TensorSource; 
 
 /** The file's tensors by module, every misfit reported at once. */
 function sortPieces(
-  model: Adaptable, tensors: Map<string, TensorSource>, options: Required<LoraOptions>, config: { [key: string]: unknown }, folder: string,
+  model: Adaptable,
+  tensors: Map<string, TensorSource>,
+  options: Required<LoraOptions>,
+  config: { [key: string]: unknown },
+  folder: string,
 ): Piece[] {
   const problems: string[] = [];
   const targets = new Map(linearPaths(model.spec).map((t) => [t.name, t]));
@@ -160,13 +198,19 @@ function sortPieces(
   }
   if (config.layers_to_transform === undefined || config.layers_to_transform === null)
     for (const { name } of targetsOf(model.spec, options))
-      if (targets.has(name) && !found.has(name)) problems.push(`  missing      ${PREFIX}${name}.${PARTS.A} and ${PARTS.B} (target_modules names it)`);
+      if (targets.has(name) && !found.has(name))
+        problems.push(`  missing      ${PREFIX}${name}.${PARTS.A} and ${PARTS.B} (target_modules names it)`);
   if (found.size === 0) problems.push("  it holds no lora_A and lora_B");
   if (problems.length) throw new Error(`${folder}/${WEIGHTS} does not fit ${model.folder}:\n${problems.slice(0, 40).join("\n")}`);
   return pieces;
 }
 
-function pieceMisfits({ name, shape }: Piece["target"], { A, B, magnitude }: Partial<Piece>, rank: number, options: Required<LoraOptions>): string[] {
+function pieceMisfits(
+  { name, shape }: Piece["target"],
+  { A, B, magnitude }: Partial<Piece>,
+  rank: number,
+  options: Required<LoraOptions>,
+): string[] {
   const problems: string[] = [];
   const [out, ...inner] = shape;
   const conv = inner.length === 3;
@@ -175,7 +219,8 @@ function pieceMisfits({ name, shape }: Piece["target"], { A, B, magnitude }: Par
     const key = part as keyof typeof PARTS;
     if (!source) problems.push(`  missing      ${PREFIX}${name}.${PARTS[key]}`);
     else if (key === "magnitude" && !options.useDora) problems.push(`  unexpected   ${source.name} (use_dora is not true)`);
-    else if (String(source.shape) !== String(wanted[key])) problems.push(`  wrong shape  ${source.name}: file [${source.shape}], model and config [${wanted[key]}]`);
+    else if (String(source.shape) !== String(wanted[key]))
+      problems.push(`  wrong shape  ${source.name}: file [${source.shape}], model and config [${wanted[key]}]`);
   }
   return problems;
 }

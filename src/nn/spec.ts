@@ -27,7 +27,10 @@ type Ranked = { 0: tf.Scalar; 1: tf.Tensor1D; 2: tf.Tensor2D; 3: tf.Tensor3D; 4:
 type OfShape<S extends number[]> = S["length"] extends keyof Ranked ? Ranked[S["length"]] : tf.Tensor;
 
 /** A tensor kept in float32: norms, biases, position tables, scalars. */
-export const w = <S extends [] | [number] | [number, number] | [number, number, number, number]>(name: string, shape: S): WeightSpec<OfShape<S>> => ({
+export const w = <S extends [] | [number] | [number, number] | [number, number, number, number]>(
+  name: string,
+  shape: S,
+): WeightSpec<OfShape<S>> => ({
   name,
   shape,
   matrix: false,
@@ -81,7 +84,11 @@ export function mapLeaves<S, T>(spec: S, leaf: (spec: WeightSpec) => T): unknown
  * @param ignore names that a file may hold although the model has no use for them (buffers such as `position_ids`)
  * @throws Error that lists every missing, unexpected and misshapen tensor at once
  */
-export function loadWeights<S>(spec: S, tensors: Map<string, TensorSource>, options: { dtype?: Dtype; ignore?: RegExp; where: string }): Params<S> {
+export function loadWeights<S>(
+  spec: S,
+  tensors: Map<string, TensorSource>,
+  options: { dtype?: Dtype; ignore?: RegExp; where: string },
+): Params<S> {
   const { dtype = "float32", ignore, where } = options;
   const wanted = leaves(spec).map((leaf) => leaf.spec);
   checkFit(wanted, tensors, ignore, where);
@@ -96,7 +103,8 @@ function checkFit(wanted: WeightSpec[], tensors: Map<string, TensorSource>, igno
     else if (String(found.shape) !== String(shape)) problems.push(`  wrong shape ${name}: file [${found.shape}], config [${shape}]`);
   }
   const known = new Set(wanted.map((leaf) => leaf.name));
-  for (const name of tensors.keys()) if (!known.has(name) && !ignore?.test(name)) problems.push(`  unexpected  ${name} [${tensors.get(name)!.shape}]`);
+  for (const name of tensors.keys())
+    if (!known.has(name) && !ignore?.test(name)) problems.push(`  unexpected  ${name} [${tensors.get(name)!.shape}]`);
   if (problems.length === 0) return;
   const listed = problems.slice(0, 40).join("\n") + (problems.length > 40 ? `\n  … and ${problems.length - 40} more` : "");
   throw new Error(

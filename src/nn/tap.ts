@@ -51,7 +51,8 @@ export function record(which: RegExp | string | readonly string[] = /./): Record
     const x = kept.get(name);
     if (x) return x;
     if (kept.size === 0 && everything.length === 0) throw new Error(`record: nothing ran with this tap yet, so "${name}" is not there`);
-    if (kept.size === 0) throw new Error(`record: ${String(which)} met none of the ${everything.length} activations, such as ${sample(everything)}`);
+    if (kept.size === 0)
+      throw new Error(`record: ${String(which)} met none of the ${everything.length} activations, such as ${sample(everything)}`);
     throw new Error(`record: no activation "${name}"; recorded: ${sample([...kept.keys()])}`);
   };
   const dispose = () => {
@@ -84,7 +85,9 @@ export function edit(
   };
   const check = () => {
     if (changed.size === 0)
-      throw new Error(`edit: ${String(which)} met none of the ${everything.size} activations of the run, such as ${sample([...everything])}`);
+      throw new Error(
+        `edit: ${String(which)} met none of the ${everything.size} activations of the run, such as ${sample([...everything])}`,
+      );
   };
   return { tap, edited: () => [...changed], check };
 }

@@ -15,13 +15,12 @@ export function withTrainable<M extends Adaptable>(
   which: (name: string) => boolean = () => true,
 ): { model: M; variables: tf.Variable[]; dispose(): void } {
   const values = new Map(leaves(model.spec).map(({ spec, path }) => [spec.name, follow(model.params, path) as tf.Tensor]));
-  const variables = new Map<string, tf.Variable>();
-  for (const [name, x] of values) {
-    if (!which(name)) continue;
-    if (isBfloat16(x)) throw new Error(`withTrainable: ${name} is kept in bfloat16, which is frozen; load with { dtype: "float32" }`);
-    variables.set(name, tf.variable(x, true));
-  }
-  if (variables.size === 0) throw new Error(`withTrainable: no weight was chosen; names look like ${[...values.keys()].slice(0, 3).join(", ")}`);
+  const chosen = [...values].filter(([name]) => which(name));
+  if (chosen.length === 0)
+    throw new Error(`withTrainable: no weight was chosen; names look like ${[...values.keys()].slice(0, 3).join(", ")}`);
+  const frozen = chosen.find(([, x]) => isBfloat16(x));
+  if (frozen) throw new Error(`withTrainable: ${frozen[0]} is kept in bfloat16, which is frozen; load with { dtype: "float32" }`);
+  const variables = new Map(chosen.map(([name, x]) => [name, tf.variable(x, true)]));
   const params = mapLeaves(model.spec, ({ name }) => variables.get(name) ?? values.get(name));
   const list = [...variables.values()];
   return { model: model.with(params as never) as M, variables: list, dispose: () => list.forEach((v) => v.dispose()) };

@@ -16,7 +16,7 @@ export async function htmlOfTable(table: Table, limit: number): Promise<Html> {
   const cells = await Promise.all(rows.map((row) => Promise.all(names.map((name) => htmlOfCell(row[name])))));
   const head = names.map((name) => html`<th style="text-align:left">${name}</th>`);
   const body = cells.map((row) => html`<tr>${row}</tr>`);
-  return html`<table><thead><tr>${head}</tr></thead><tbody>${body}</tbody></table>${restOf(table, rows.length, (text) => html`<p>${text}</p>`)}`;
+  return html`<table style="margin-left:0"><thead><tr>${head}</tr></thead><tbody>${body}</tbody></table>${restOf(table, rows.length, (text) => html`<p>${text}</p>`)}`;
 }
 
 async function htmlOfCell(value: unknown): Promise<Html> {

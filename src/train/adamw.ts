@@ -17,23 +17,30 @@ export type Optimiser = {
 };
 
 /** An optimiser for these variables. Its state is two tensors for each. */
-export function adamW(variables: tf.Variable[], { betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0.01, noDecay = () => false }: AdamWOptions = {}): Optimiser {
+export function adamW(
+  variables: tf.Variable[],
+  { betas = [0.9, 0.999], eps = 1e-8, weightDecay = 0.01, noDecay = () => false }: AdamWOptions = {},
+): Optimiser {
   const [beta1, beta2] = betas;
-  const first = variables.map((v) => tf.variable(tf.zerosLike(v), false));
-  const second = variables.map((v) => tf.variable(tf.zerosLike(v), false));
+  const zeros = () => tf.tidy(() => variables.map((v) => tf.variable(tf.zerosLike(v), false)));
+  const [first, second] = [zeros(), zeros()];
   const decay = variables.map((v) => (noDecay(v) ? 0 : weightDecay));
   let t = 0;
   const update = (i: number, g: tf.Tensor, learningRate: number) =>
     tf.tidy(() => {
       first[i].assign(first[i].mul(beta1).add(g.mul(1 - beta1)));
       second[i].assign(second[i].mul(beta2).add(g.square().mul(1 - beta2)));
-      const spread = second[i].sqrt().div(Math.sqrt(1 - beta2 ** t)).add(eps);
+      const spread = second[i]
+        .sqrt()
+        .div(Math.sqrt(1 - beta2 ** t))
+        .add(eps);
       const decayed = variables[i].mul(1 - learningRate * decay[i]);
       variables[i].assign(decayed.sub(first[i].div(spread).mul(learningRate / (1 - beta1 ** t))));
     });
   return {
     step(gradients, learningRate) {
-      if (gradients.length !== variables.length) throw new RangeError(`adamW: ${gradients.length} gradients for ${variables.length} variables`);
+      if (gradients.length !== variables.length)
+        throw new RangeError(`adamW: ${gradients.length} gradients for ${variables.length} variables`);
       t += 1;
       gradients.forEach((g, i) => update(i, g, learningRate));
     },

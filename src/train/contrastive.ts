@@ -2,7 +2,7 @@
 import { shuffledBatches } from "../data/batches";
 import { type Random, mixSeeds, random } from "../data/random";
 import { pixelBatch, tokenBatch } from "../embed";
-import { tf } from "../engine/tf";
+import type { tf } from "../engine/tf";
 import type { Picture } from "../image/picture";
 import type { Clip } from "../models/index";
 

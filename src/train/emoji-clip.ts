@@ -52,7 +52,10 @@ async function main(): Promise<void> {
   const out = values.out ?? join(process.cwd(), "data", "models", "emoji-clip");
   interruptOnCtrlC();
   console.log((await engine()).why);
-  const pairs = [...(await dataset("emoji", { split: "train", skinTones: true })), ...(await dataset("emoji", { split: "train", skinTones: true, language: "zh" }))];
+  const pairs = [
+    ...(await dataset("emoji", { split: "train", skinTones: true })),
+    ...(await dataset("emoji", { split: "train", skinTones: true, language: "zh" })),
+  ];
   const start = join(out, "start");
   await writeStart(start, pairs);
   const { model, variables } = withTrainable(await load(start));
@@ -62,7 +65,10 @@ async function main(): Promise<void> {
   await saveModel(model, out, { dtype: "bfloat16" });
   await writeFileAtomic(join(out, "recipe.json"), json({ ...recipe, steps }));
   await writeFileAtomic(join(out, "curve.jsonl"), rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
-  await writeFileAtomic(join(out, "results.json"), json({ steps: rows.length, minutes: Number(minutes.toFixed(1)), retrieval: await measure(await load(out)) }));
+  await writeFileAtomic(
+    join(out, "results.json"),
+    json({ steps: rows.length, minutes: Number(minutes.toFixed(1)), retrieval: await measure(await load(out)) }),
+  );
 }
 
 const json = (x: unknown) => `${JSON.stringify(x, null, 2)}\n`;
@@ -70,7 +76,10 @@ const json = (x: unknown) => `${JSON.stringify(x, null, 2)}\n`;
 /** The untrained checkpoint: vocabulary, config, random weights. */
 async function writeStart(folder: string, pairs: ImageText[]): Promise<void> {
   mkdirSync(folder, { recursive: true });
-  const { vocabSize } = await trainBpe(pairs.flatMap((pair) => captionsOf(pair)), { vocabSize: recipe.vocabSize, folder, modelMaxLength: recipe.contextLength });
+  const { vocabSize } = await trainBpe(
+    pairs.flatMap((pair) => captionsOf(pair)),
+    { vocabSize: recipe.vocabSize, folder, modelMaxLength: recipe.contextLength },
+  );
   await freshClip(folder, clipConfigOf(vocabSize), { seed: recipe.seed });
 }
 
@@ -80,24 +89,57 @@ const clipConfigOf = (vocabSize: number) => ({
   projection_dim: recipe.projection_dim,
   logit_scale_init_value: 2.6592,
   text_config: {
-    model_type: "clip_text_model", vocab_size: vocabSize, max_position_embeddings: recipe.contextLength, hidden_act: "quick_gelu",
-    bos_token_id: vocabSize - 2, eos_token_id: vocabSize - 1, pad_token_id: vocabSize - 1, ...recipe.text,
+    model_type: "clip_text_model",
+    vocab_size: vocabSize,
+    max_position_embeddings: recipe.contextLength,
+    hidden_act: "quick_gelu",
+    bos_token_id: vocabSize - 2,
+    eos_token_id: vocabSize - 1,
+    pad_token_id: vocabSize - 1,
+    ...recipe.text,
   },
-  vision_config: { model_type: "clip_vision_model", image_size: recipe.imageSize, patch_size: recipe.patchSize, hidden_act: "quick_gelu", ...recipe.vision },
+  vision_config: {
+    model_type: "clip_vision_model",
+    image_size: recipe.imageSize,
+    patch_size: recipe.patchSize,
+    hidden_act: "quick_gelu",
+    ...recipe.vision,
+  },
 });
 
 async function fit(model: Clip, variables: tf.Variable[], pairs: ImageText[], steps: number): Promise<Row[]> {
   const { batchSize, seed, learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16 } = recipe;
   const logitScale = model.params.logitScale as tf.Variable;
-  const batches = pairBatches(model, pairs, { batchSize, seed, caption: trainingCaption, augment: (picture, next) => jitter(picture, next, recipe.augment) });
+  const batches = pairBatches(model, pairs, {
+    batchSize,
+    seed,
+    caption: trainingCaption,
+    augment: (picture, next) => jitter(picture, next, recipe.augment),
+  });
   const rows: Row[] = [];
   const run = train({
-    variables, batches, loss: pairLoss(model), steps, learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16,
-    noDecay: (v) => v.rank < 2, signal: interruptSignal(),
+    variables,
+    batches,
+    loss: pairLoss(model),
+    steps,
+    learningRate,
+    warmupSteps,
+    schedule,
+    weightDecay,
+    betas,
+    maxGradNorm,
+    bf16,
+    noDecay: (v) => v.rank < 2,
+    signal: interruptSignal(),
   });
   for await (const row of run) {
     tf.tidy(() => logitScale.assign(logitScale.clipByValue(0, LARGEST_LOGIT_SCALE)));
-    rows.push({ ...row, loss: Number(row.loss.toFixed(4)), gradNorm: Number(row.gradNorm.toFixed(3)), seconds: Number(row.seconds.toFixed(3)) });
+    rows.push({
+      ...row,
+      loss: Number(row.loss.toFixed(4)),
+      gradNorm: Number(row.gradNorm.toFixed(3)),
+      seconds: Number(row.seconds.toFixed(3)),
+    });
     if (row.step % 20 === 0) console.log(`step ${row.step}/${steps}  loss ${row.loss.toFixed(3)}  ${row.seconds.toFixed(2)} s`);
     if (row.step % 500 === 0) console.log(JSON.stringify(await measure(model)));
   }
@@ -110,7 +152,13 @@ async function measure(model: Clip): Promise<object> {
   for (const language of ["en", "zh"] as const) {
     const rows = await dataset("emoji", { split: "test", language });
     const images = await embedImages(model, await Promise.all(rows.map((row) => row.image())));
-    results[language] = retrieval(images, await embedTexts(model, rows.map((row) => row.caption))).objects();
+    results[language] = retrieval(
+      images,
+      await embedTexts(
+        model,
+        rows.map((row) => row.caption),
+      ),
+    ).objects();
   }
   return results;
 }

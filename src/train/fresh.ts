@@ -17,7 +17,10 @@ export async function freshClip(folder: string, raw: { [key: string]: unknown },
     name: spec.name,
     dtype: "F32" as const,
     shape: spec.shape,
-    data: fromFloat32(firstValues(spec, config.logit_scale_init_value, () => normal(next)), "F32"),
+    data: fromFloat32(
+      firstValues(spec, config.logit_scale_init_value, () => normal(next)),
+      "F32",
+    ),
   }));
   await saveSafetensors(join(folder, "model.safetensors"), tensors, { format: "pt" });
   const { image_size: size } = config.vision_config;
@@ -32,15 +35,22 @@ function firstValues({ name, shape }: WeightSpec, logitScale: number, draw: () =
   if (name === "logit_scale") return Float32Array.of(logitScale);
   if (name.endsWith(".bias")) return new Float32Array(count);
   if (shape.length === 1 && name.endsWith(".weight")) return new Float32Array(count).fill(1);
-  const deviation = /embedding\.weight$|class_embedding$/.test(name) && !name.includes("patch") ? 0.02 : Math.sqrt(0.5 / (count / shape[0]));
+  const deviation =
+    /embedding\.weight$|class_embedding$/.test(name) && !name.includes("patch") ? 0.02 : Math.sqrt(0.5 / (count / shape[0]));
   return Float32Array.from({ length: count }, () => deviation * draw());
 }
 
 const preprocessor = (size: number) => ({
   image_processor_type: "CLIPImageProcessor",
-  do_resize: true, size: { shortest_edge: size }, resample: 3,
-  do_center_crop: true, crop_size: { height: size, width: size },
-  do_rescale: true, rescale_factor: 1 / 255,
-  do_normalize: true, image_mean: [0.48145466, 0.4578275, 0.40821073], image_std: [0.26862954, 0.26130258, 0.27577711],
+  do_resize: true,
+  size: { shortest_edge: size },
+  resample: 3,
+  do_center_crop: true,
+  crop_size: { height: size, width: size },
+  do_rescale: true,
+  rescale_factor: 1 / 255,
+  do_normalize: true,
+  image_mean: [0.48145466, 0.4578275, 0.40821073],
+  image_std: [0.26862954, 0.26130258, 0.27577711],
   do_convert_rgb: true,
 });

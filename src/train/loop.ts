@@ -43,7 +43,9 @@ export type TrainOptions<Batch> = AdamWOptions & {
 };
 
 const KNOWN =
-  "variables batches loss steps learningRate schedule warmupSteps maxGradNorm gradientAccumulationSteps bf16 signal betas eps weightDecay noDecay".split(" ");
+  "variables batches loss steps learningRate schedule warmupSteps maxGradNorm gradientAccumulationSteps bf16 signal betas eps weightDecay noDecay".split(
+    " ",
+  );
 
 /**
  * Trains, one row for each optimiser step. Ends early and normally when `signal` aborts: what was learned stays in the variables.
@@ -64,7 +66,9 @@ export async function* train<Batch>(options: TrainOptions<Batch>): AsyncGenerato
       const norm = await read(globalNorm(measured.grads));
       if (!Number.isFinite(measured.loss + norm)) {
         measured.grads.forEach((g) => g.dispose());
-        throw new Error(`train: step ${step} has loss ${measured.loss} and gradient norm ${norm}; nothing was updated. Try a lower learningRate (${learningRate}) or a warm-up`);
+        throw new Error(
+          `train: step ${step} has loss ${measured.loss} and gradient norm ${norm}; nothing was updated. Try a lower learningRate (${learningRate}) or a warm-up`,
+        );
       }
       const clipped = clipGradients(measured.grads, norm, maxGradNorm);
       const now = learningRate * rate(step - 1);
@@ -98,12 +102,25 @@ async function gradients<Batch>(
     const measure = () => tf.variableGrads(() => loss(batch).div(gradientAccumulationSteps) as tf.Scalar, variables);
     const { value, grads } = bf16 ? autocast(measure) : measure();
     tf.dispose(batch as tf.TensorContainer);
+    if (variables.some((v) => !grads[v.name])) {
+      tf.dispose([value, grads, sum ?? []]);
+      throw unreached(variables, grads);
+    }
     const list = variables.map((v) => grads[v.name]);
     sum = sum ? addAll(sum, list) : list;
     total += await read(value);
     await breathe();
   }
   return { loss: total, grads: sum! };
+}
+
+function unreached(variables: tf.Variable[], grads: { [name: string]: tf.Tensor }): Error {
+  const idle = variables.filter((v) => !grads[v.name]);
+  const shapes = idle.slice(0, 5).map((v) => `[${v.shape}]`).join(", ");
+  return new Error(
+    `train: the loss does not reach ${idle.length} of ${variables.length} variables (shapes ${shapes}${idle.length > 5 ? ", …" : ""}); ` +
+      "leave them out of variables, or compute the loss with the model that carries them",
+  );
 }
 
 function addAll(a: tf.Tensor[], b: tf.Tensor[]): tf.Tensor[] {
@@ -129,9 +146,11 @@ function check<Batch>(o: TrainOptions<Batch>): void {
     .map((key) => `unknown option "${key}"${nearest(key, KNOWN) ? `, did you mean "${nearest(key, KNOWN)}"?` : ""}`);
   if (!o.variables?.length) problems.push("variables is empty: nothing would be trained");
   if (!Number.isInteger(o.steps) || o.steps < 1) problems.push(`steps is ${o.steps}, expected a whole number of at least 1`);
-  if (!(o.learningRate >= 0 && Number.isFinite(o.learningRate))) problems.push(`learningRate is ${o.learningRate}, expected a number of at least 0`);
+  if (!(o.learningRate >= 0 && Number.isFinite(o.learningRate)))
+    problems.push(`learningRate is ${o.learningRate}, expected a number of at least 0`);
   const accumulate = o.gradientAccumulationSteps ?? 1;
-  if (!Number.isInteger(accumulate) || accumulate < 1) problems.push(`gradientAccumulationSteps is ${accumulate}, expected a whole number of at least 1`);
+  if (!Number.isInteger(accumulate) || accumulate < 1)
+    problems.push(`gradientAccumulationSteps is ${accumulate}, expected a whole number of at least 1`);
   if (!((o.maxGradNorm ?? 1) > 0)) problems.push(`maxGradNorm is ${o.maxGradNorm}, expected a number above 0 (Infinity: no clipping)`);
   if (problems.length) throw new Error(`train: ${problems.join("; ")}`);
 }

@@ -21,8 +21,12 @@ export type ScheduleName = keyof typeof shapes;
  */
 export function schedule(name: ScheduleName, steps: number, warmupSteps = 0): Schedule {
   const shape = Object.hasOwn(shapes, name) ? shapes[name] : undefined;
-  if (!shape) throw new Error(`schedule "${name}" is not known; known: ${Object.keys(shapes).join(", ")} (nearest: ${nearest(name, Object.keys(shapes)) ?? "none"})`);
+  if (!shape)
+    throw new Error(
+      `schedule "${name}" is not known; known: ${Object.keys(shapes).join(", ")} (nearest: ${nearest(name, Object.keys(shapes)) ?? "none"})`,
+    );
   const warmup = warmupSteps > 0 && warmupSteps < 1 ? Math.ceil(warmupSteps * steps) : warmupSteps;
-  if (warmup < 0 || warmup >= steps) throw new RangeError(`schedule: warmupSteps ${warmupSteps} of ${steps} steps; expected 0 <= warmupSteps < steps`);
+  if (!(warmup >= 0 && warmup < steps))
+    throw new RangeError(`schedule: warmupSteps ${warmupSteps} of ${steps} steps; expected 0 <= warmupSteps < steps`);
   return (step) => (step < warmup ? step / warmup : Math.max(0, shape(Math.min(1, (step - warmup) / (steps - warmup)))));
 }

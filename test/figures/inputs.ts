@@ -18,14 +18,18 @@ export const rows = (n: number, width: number, seed = 1): number[][] => {
 
 /** An attention pattern [heads][n][n]; each row sums to 1. */
 export const pattern = (heads: number, n: number, seed = 1): number[][][] =>
-  Array.from({ length: heads }, (_, h) => rows(n, n, seed + h).map((row) => {
-    const sum = row.reduce((a, b) => a + b, 0);
-    return row.map((x) => x / sum);
-  }));
+  Array.from({ length: heads }, (_, h) =>
+    rows(n, n, seed + h).map((row) => {
+      const sum = row.reduce((a, b) => a + b, 0);
+      return row.map((x) => x / sum);
+    }),
+  );
 
 /** A picture of one colour. */
 export const plain = (width: number, height: number, color: readonly [number, number, number] = [200, 40, 60]): Picture => ({
-  width, height, data: Uint8Array.from({ length: width * height * 3 }, (_, i) => color[i % 3]),
+  width,
+  height,
+  data: Uint8Array.from({ length: width * height * 3 }, (_, i) => color[i % 3]),
 });
 
 /** A picture that does not compress. */

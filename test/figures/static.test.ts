@@ -10,7 +10,9 @@ import { toText } from "vitrine/figures/text";
 import { pattern, plain, rows } from "./inputs";
 
 async function pixels(figure: Figure, options: { width?: number; height?: number; scale?: number } = {}) {
-  const { data, info } = await sharp(await toPng(figure, options)).raw().toBuffer({ resolveWithObject: true });
+  const { data, info } = await sharp(await toPng(figure, options))
+    .raw()
+    .toBuffer({ resolveWithObject: true });
   const at = (x: number, y: number) => [...data.subarray((y * info.width + x) * info.channels, (y * info.width + x) * info.channels + 3)];
   return { width: info.width, height: info.height, at };
 }
@@ -19,16 +21,51 @@ const bare = { visible: false };
 const full = { margin: { l: 0, r: 0, t: 0, b: 0 }, xaxis: bare, yaxis: bare };
 
 test("toPng() draws a heatmap in its colours, without smoothing", async () => {
-  const figure = { data: [{ type: "heatmap", z: [[0, 1], [1, 0]], colorscale: [[0, "#ff0000"], [1, "#0000ff"]], showscale: false }], layout: full };
+  const figure = {
+    data: [
+      {
+        type: "heatmap",
+        z: [
+          [0, 1],
+          [1, 0],
+        ],
+        colorscale: [
+          [0, "#ff0000"],
+          [1, "#0000ff"],
+        ],
+        showscale: false,
+      },
+    ],
+    layout: full,
+  };
   const { width, height, at } = await pixels(figure, { width: 200, height: 100 });
   assert.deepEqual([width, height], [200, 100]);
-  assert.deepEqual([at(20, 80), at(180, 80), at(20, 20), at(180, 20), at(95, 45)], [[255, 0, 0], [0, 0, 255], [0, 0, 255], [255, 0, 0], [0, 0, 255]]);
+  assert.deepEqual(
+    [at(20, 80), at(180, 80), at(20, 20), at(180, 20), at(95, 45)],
+    [
+      [255, 0, 0],
+      [0, 0, 255],
+      [0, 0, 255],
+      [255, 0, 0],
+      [0, 0, 255],
+    ],
+  );
 });
 
 test("toPng() draws bars, points and pictures", async () => {
-  const bars = { data: [{ type: "bar", x: [0, 1], y: [1, 0.25], marker: { color: "#00ff00" } }], layout: { ...full, yaxis: { ...bare, range: [0, 1] } } };
+  const bars = {
+    data: [{ type: "bar", x: [0, 1], y: [1, 0.25], marker: { color: "#00ff00" } }],
+    layout: { ...full, yaxis: { ...bare, range: [0, 1] } },
+  };
   const drawn = await pixels(bars, { width: 200, height: 100 });
-  assert.deepEqual([drawn.at(50, 10), drawn.at(150, 90), drawn.at(150, 50)], [[0, 255, 0], [0, 255, 0], [255, 255, 255]]);
+  assert.deepEqual(
+    [drawn.at(50, 10), drawn.at(150, 90), drawn.at(150, 50)],
+    [
+      [0, 255, 0],
+      [0, 255, 0],
+      [255, 255, 255],
+    ],
+  );
   const points = { data: [{ type: "scatter", mode: "markers", x: [1], y: [1], marker: { size: 30, color: "#123456" } }], layout: full };
   assert.deepEqual((await pixels(points, { width: 100, height: 100 })).at(50, 50), [0x12, 0x34, 0x56]);
   const pictures = await pixels(imageGrid([plain(8, 8, [10, 20, 30]), plain(8, 8, [90, 20, 30])], { columns: 2 }));
@@ -43,9 +80,29 @@ test("toPng() takes the figure's own size, and scale multiplies pixels", async (
 });
 
 test("toPng() draws several figures asked for at once, each its own", async () => {
-  const one = (color: string) => ({ data: [{ type: "heatmap", z: [[1]], colorscale: [[0, color], [1, color]], showscale: false }], layout: full });
+  const one = (color: string) => ({
+    data: [
+      {
+        type: "heatmap",
+        z: [[1]],
+        colorscale: [
+          [0, color],
+          [1, color],
+        ],
+        showscale: false,
+      },
+    ],
+    layout: full,
+  });
   const drawn = await Promise.all(["#ff0000", "#00ff00", "#0000ff"].map((color) => pixels(one(color), { width: 40, height: 40 })));
-  assert.deepEqual(drawn.map(({ at }) => at(20, 20)), [[255, 0, 0], [0, 255, 0], [0, 0, 255]]);
+  assert.deepEqual(
+    drawn.map(({ at }) => at(20, 20)),
+    [
+      [255, 0, 0],
+      [0, 255, 0],
+      [0, 0, 255],
+    ],
+  );
 });
 
 test("toSvg() shows the texts of data as texts", async () => {

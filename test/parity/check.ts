@@ -17,13 +17,15 @@ export const PIXELS_TORCHVISION: Tolerance = { atol: 0.04, rtol: 0, meanAbs: 0.0
 export const LORA_LOSS: Tolerance = { atol: 1e-4, rtol: 1e-3 };
 export const MERGED: Tolerance = { atol: 1e-4, rtol: 1e-4 };
 
+// biome-ignore lint/suspicious/noExplicitAny: the layout of cases.json is the oracle's, described in its README
+export type Cases = any;
+
 /** One family's folder of an oracle: its cases, and its arrays by name. */
 export type Oracle = {
   root: string;
   folder: string;
   family: string;
-  // biome-ignore lint/suspicious/noExplicitAny: the cases' layout is the oracle's, described in its README
-  cases: any;
+  cases: Cases;
   array(name: string): { values: Float32Array; shape: number[] };
 };
 
@@ -44,7 +46,13 @@ export class Checks {
   constructor(private readonly family: string) {}
 
   /** Numbers against numbers; a wrong shape or count fails with a note. */
-  close(check: string, got: ArrayLike<number>, want: ArrayLike<number>, { atol, rtol, meanAbs }: Tolerance, shapes?: { got: number[]; want: number[] }): void {
+  close(
+    check: string,
+    got: ArrayLike<number>,
+    want: ArrayLike<number>,
+    { atol, rtol, meanAbs }: Tolerance,
+    shapes?: { got: number[]; want: number[] },
+  ): void {
     if (got.length !== want.length || (shapes && String(shapes.got) !== String(shapes.want))) {
       this.row(check, Number.NaN, atol, false, `shape [${shapes?.got ?? got.length}], expected [${shapes?.want ?? want.length}]`);
       return;
@@ -59,7 +67,13 @@ export class Checks {
     const mean = want.length ? sum / want.length : 0;
     const tolerance = atol + rtol * scale;
     const meanFails = meanAbs !== undefined && !(mean <= meanAbs);
-    this.row(check, worst, tolerance, worst <= tolerance && !meanFails, meanFails ? `mean error ${mean.toExponential(1)} > ${meanAbs}` : undefined);
+    this.row(
+      check,
+      worst,
+      tolerance,
+      worst <= tolerance && !meanFails,
+      meanFails ? `mean error ${mean.toExponential(1)} > ${meanAbs}` : undefined,
+    );
   }
 
   /** A tensor against an array of the oracle. */
@@ -69,7 +83,13 @@ export class Checks {
 
   /** Things that must be equal to the letter; `wrong` lists those that are not. */
   exact(check: string, total: number, wrong: string[]): void {
-    this.row(check, wrong.length, 0, wrong.length === 0 && total > 0, total === 0 ? "no cases" : wrong.slice(0, 3).join("; ") || `${total} equal`);
+    this.row(
+      check,
+      wrong.length,
+      0,
+      wrong.length === 0 && total > 0,
+      total === 0 ? "no cases" : wrong.slice(0, 3).join("; ") || `${total} equal`,
+    );
   }
 
   private row(check: string, worst: number, tolerance: number, ok: boolean, note?: string): void {

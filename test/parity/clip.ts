@@ -33,7 +33,11 @@ function forwardInputs(oracle: Oracle): ClipInputs {
     const { values, shape } = oracle.array(name);
     return tf.tensor2d(Int32Array.from(values), shape as [number, number], "int32");
   };
-  return { pixels: channelsLast(oracle.array("forward.pixel_values")), ids: ints("forward.input_ids"), mask: ints("forward.attention_mask") };
+  return {
+    pixels: channelsLast(oracle.array("forward.pixel_values")),
+    ids: ints("forward.input_ids"),
+    mask: ints("forward.attention_mask"),
+  };
 }
 
 function checkForward(oracle: Oracle, checks: Checks, clip: Clip, { pixels, ids, mask }: ClipInputs): void {

@@ -18,7 +18,13 @@ export async function checkImages(oracle: Oracle, checks: Checks): Promise<void>
         const torchvision = c["pixel_values.torchvision"];
         if (torchvision) checks.close(`${title} (torchvision)`, pixels, last(oracle.array(torchvision)), PIXELS_TORCHVISION);
         const raw = c["raw.pixel_values"];
-        if (raw) checks.close(`${title} (as stored)`, processor.process(await readPicture(path, { exif: false, alpha: "white" })), last(oracle.array(raw)), PIXELS_PIL);
+        if (raw)
+          checks.close(
+            `${title} (as stored)`,
+            processor.process(await readPicture(path, { exif: false, alpha: "white" })),
+            last(oracle.array(raw)),
+            PIXELS_PIL,
+          );
       }
     }
   }

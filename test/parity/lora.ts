@@ -8,14 +8,13 @@ import { type Adapter, mergeLora } from "vitrine/nn/lora";
 import { loadAdapter, saveAdapter } from "vitrine/nn/peft";
 import { adamW, clipGradients, globalNorm } from "vitrine/train/adamw";
 import { schedule } from "vitrine/train/schedule";
-import { type Checks, FLOAT, GRADIENT, LORA_LOSS, MERGED, type Oracle } from "./check";
+import { type Cases, type Checks, FLOAT, GRADIENT, LORA_LOSS, MERGED, type Oracle } from "./check";
 import type { ClipInputs } from "./clip";
 
 const STEPS = 10;
 const WARMUP = 2;
 
-// biome-ignore lint/suspicious/noExplicitAny: a case of the oracle
-export async function checkLora(oracle: Oracle, checks: Checks, clip: Clip, inputs: ClipInputs, wanted: any): Promise<void> {
+export async function checkLora(oracle: Oracle, checks: Checks, clip: Clip, inputs: ClipInputs, wanted: Cases): Promise<void> {
   const title = `LoRA (${wanted.name})`;
   const { model, adapter } = loadAdapter(clip, join(oracle.folder, wanted.adapter_init));
   checks.tensor(`${title}: logits before`, logits(model, inputs), oracle.array(wanted.logits_before), FLOAT);
@@ -33,18 +32,31 @@ export async function checkLora(oracle: Oracle, checks: Checks, clip: Clip, inpu
   trained.adapter.dispose();
 }
 
-const lossOf = (model: Clip, { pixels, ids, mask }: ClipInputs): tf.Scalar => model.loss(model.encodeImage(pixels), model.encodeText(ids, mask));
+const lossOf = (model: Clip, { pixels, ids, mask }: ClipInputs): tf.Scalar =>
+  model.loss(model.encodeImage(pixels), model.encodeText(ids, mask));
 
 /** Every picture with every text, [B, T]. */
 const logits = (model: Clip, { pixels, ids, mask }: ClipInputs): tf.Tensor2D =>
   tf.tidy(() => model.logits(model.encodeImage(pixels), model.encodeText(ids, mask)));
 
-// biome-ignore lint/suspicious/noExplicitAny: a case of the oracle
-function trainAsPeft(checks: Checks, title: string, oracle: Oracle, model: Clip, adapter: Adapter, inputs: ClipInputs, wanted: any): number[] {
+function trainAsPeft(
+  checks: Checks,
+  title: string,
+  oracle: Oracle,
+  model: Clip,
+  adapter: Adapter,
+  inputs: ClipInputs,
+  wanted: Cases,
+): number[] {
   const { lr, betas, eps, weight_decay, max_grad_norm } = wanted.optimizer;
   const optimiser = adamW(adapter.variables, { betas, eps, weightDecay: weight_decay });
   const rate = schedule("cosine", STEPS, WARMUP);
-  checks.close(`${title}: learning rates`, Array.from({ length: STEPS }, (_, i) => lr * rate(i)), wanted.learning_rates, { atol: 1e-9, rtol: 0 });
+  checks.close(
+    `${title}: learning rates`,
+    Array.from({ length: STEPS }, (_, i) => lr * rate(i)),
+    wanted.learning_rates,
+    { atol: 1e-9, rtol: 0 },
+  );
   const [losses, norms]: number[][] = [[], []];
   for (let step = 0; step < STEPS; step++) {
     const { value, grads } = tf.variableGrads(() => lossOf(model, inputs), adapter.variables);
@@ -62,7 +74,12 @@ function trainAsPeft(checks: Checks, title: string, oracle: Oracle, model: Clip,
 }
 
 function checkFirstGradients(
-  checks: Checks, title: string, oracle: Oracle, adapter: Adapter, grads: { [name: string]: tf.Tensor }, wanted: { [key: string]: string },
+  checks: Checks,
+  title: string,
+  oracle: Oracle,
+  adapter: Adapter,
+  grads: { [name: string]: tf.Tensor },
+  wanted: { [key: string]: string },
 ): void {
   for (const [key, name] of Object.entries(wanted)) {
     const module = adapter.modules.find((m) => key.startsWith(`base_model.model.${m.name}.lora_`));
@@ -72,16 +89,30 @@ function checkFirstGradients(
     }
     const want = oracle.array(name);
     const variable = key.endsWith("lora_A.weight") ? module.A : module.B;
-    checks.tensor(`${title}: first gradient ${key.replace("base_model.model.", "")}`, grads[variable.name].reshape(want.shape), want, GRADIENT);
+    checks.tensor(
+      `${title}: first gradient ${key.replace("base_model.model.", "")}`,
+      grads[variable.name].reshape(want.shape),
+      want,
+      GRADIENT,
+    );
   }
 }
 
-async function checkRoundTrip(checks: Checks, title: string, clip: Clip, inputs: ClipInputs, trained: { model: Clip; adapter: Adapter }): Promise<void> {
+async function checkRoundTrip(
+  checks: Checks,
+  title: string,
+  clip: Clip,
+  inputs: ClipInputs,
+  trained: { model: Clip; adapter: Adapter },
+): Promise<void> {
   const folder = mkdtempSync(join(tmpdir(), "vitrine-adapter-"));
   try {
     await saveAdapter(trained.model, trained.adapter, folder);
     const again = loadAdapter(clip, folder);
-    checks.close(`${title}: saved and loaded again`, logits(again.model, inputs).dataSync(), logits(trained.model, inputs).dataSync(), { atol: 0, rtol: 0 });
+    checks.close(`${title}: saved and loaded again`, logits(again.model, inputs).dataSync(), logits(trained.model, inputs).dataSync(), {
+      atol: 0,
+      rtol: 0,
+    });
     again.adapter.dispose();
   } finally {
     rmSync(folder, { recursive: true });

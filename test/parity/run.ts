@@ -13,7 +13,8 @@ const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => P
 /** Runs all checks in a folder. `unknown` names the families there that nothing here checks. */
 export async function runOracle(root: string): Promise<{ checks: Check[]; unknown: string[] }> {
   const found = readdirSync(root).filter((name) => existsSync(join(root, name, "cases.json")));
-  if (found.length === 0) throw new Error(`${root} holds no family (a folder with cases.json); expected the layout that the oracle's generator writes`);
+  if (found.length === 0)
+    throw new Error(`${root} holds no family (a folder with cases.json); expected the layout that the oracle's generator writes`);
   const checks: Check[] = [];
   for (const family of found.filter((f) => Object.hasOwn(families, f))) checks.push(...(await families[family](openOracle(root, family))));
   return { checks, unknown: found.filter((f) => !Object.hasOwn(families, f)) };
@@ -25,7 +26,14 @@ export function oracleTable(checks: Check[]): string {
   const rows = checks.map((c) => [c.family, c.check, number(c.worst), number(c.tolerance), c.ok ? "ok" : "FAIL", c.note ?? ""]);
   const all = [["family", "check", "worst error", "tolerance", "verdict", ""], ...rows];
   const widths = all[0].map((_, i) => Math.max(...all.map((row) => row[i].length)));
-  return all.map((row) => row.map((cell, i) => cell.padEnd(widths[i])).join("  ").trimEnd()).join("\n");
+  return all
+    .map((row) =>
+      row
+        .map((cell, i) => cell.padEnd(widths[i]))
+        .join("  ")
+        .trimEnd(),
+    )
+    .join("\n");
 }
 
 async function main(root: string | undefined): Promise<void> {
@@ -33,7 +41,9 @@ async function main(root: string | undefined): Promise<void> {
   const { checks, unknown } = await runOracle(root);
   console.log(oracleTable(checks));
   const failed = checks.filter((c) => !c.ok).length;
-  console.log(`\n${checks.length - failed} of ${checks.length} checks hold${unknown.length ? `; families not known here: ${unknown.join(", ")}` : ""}`);
+  console.log(
+    `\n${checks.length - failed} of ${checks.length} checks hold${unknown.length ? `; families not known here: ${unknown.join(", ")}` : ""}`,
+  );
   process.exitCode = failed || checks.length === 0 ? 1 : 0;
 }
 
