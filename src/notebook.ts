@@ -49,8 +49,12 @@ const SLOWEST = 1500;
  * draw: all rows so far -> figure. every: ms between two drawings, at least 250; more where drawing would take more than a tenth of
  * the time. While it moves it is a picture, since JupyterLab's plotly draws a figure only once; at the end it is the figure.
  */
-export function live<Row>(draw: (rows: Row[]) => Figure, { every = 250, ...size }: { every?: number; width?: number; height?: number } = {}): Live<Row> {
-  if (!(every >= 250)) throw new RangeError(`live: every is ${every}, expected at least 250 ms (the browser gets at most four figures a second)`);
+export function live<Row>(
+  draw: (rows: Row[]) => Figure,
+  { every = 250, ...size }: { every?: number; width?: number; height?: number } = {},
+): Live<Row> {
+  if (!(every >= 250))
+    throw new RangeError(`live: every is ${every}, expected at least 250 ms (the browser gets at most four figures a second)`);
   const rows: Row[] = [];
   const place = reserve();
   let [due, drawing, ended] = [0, false, undefined as Promise<void> | undefined];

@@ -50,7 +50,10 @@ function createCells(converter) {
 
 /** A compiled line with what the compiler wrote into it taken out: `(0, embed_1.encode)(exports.x)` is `encode(x)`. */
 const plain = (line) =>
-  line.replace(/\(0, (?:\w+_\d+\.)?(\w+)\)/g, "$1").replace(/\b\w+_\d+\.(?:default\b\.?)?/g, "").replace(/\bexports\.(?:tsLastExpr\d* = )?/g, "");
+  line
+    .replace(/\(0, (?:\w+_\d+\.)?(\w+)\)/g, "$1")
+    .replace(/\b\w+_\d+\.(?:default\b\.?)?/g, "")
+    .replace(/\bexports\.(?:tsLastExpr\d* = )?/g, "");
 
 /** Index of the line with the most words in common; -1 where less than half agree. Types and layout differ, words hardly. */
 function closest(line, lines) {

@@ -13,7 +13,7 @@ const red = (text) => `\u001b[1;31m${text}\u001b[0m`;
 /** What was thrown -> Jupyter's { ename, evalue, traceback }. `cells` finds the lines of cells. */
 function describeError(thrown, cells) {
   if (thrown?.code === "ERR_SCRIPT_EXECUTION_INTERRUPTED") thrown = interrupted("the cell was stopped in the middle of a computation");
-  if (!(isError(thrown))) thrown = { name: "Thrown", message: typeof thrown === "string" ? thrown : inspect(thrown), stack: "" };
+  if (!isError(thrown)) thrown = { name: "Thrown", message: typeof thrown === "string" ? thrown : inspect(thrown), stack: "" };
   const traceback = [];
   let indent = "";
   for (const [error, depth] of chain(thrown)) {
@@ -27,7 +27,11 @@ function describeError(thrown, cells) {
 }
 
 const isError = (value) => value instanceof Error || (typeof value?.message === "string" && typeof value?.stack === "string");
-const indentLines = (text, indent) => text.split("\n").map((line) => indent + line).join("\n");
+const indentLines = (text, indent) =>
+  text
+    .split("\n")
+    .map((line) => indent + line)
+    .join("\n");
 
 /** An error that says what an interrupt does. */
 function interrupted(what) {
@@ -51,7 +55,9 @@ function chain(error) {
 function frames(error, cells) {
   const shown = [];
   let library;
-  for (const [, called, file, line, column] of String(error.stack).matchAll(/^\s+at (?:async )?(?:(.+?) \()?(?:file:\/\/)?([^\s()]+?):(\d+):(\d+)\)?$/gm)) {
+  for (const [, called, file, line, column] of String(error.stack).matchAll(
+    /^\s+at (?:async )?(?:(.+?) \()?(?:file:\/\/)?([^\s()]+?):(\d+):(\d+)\)?$/gm,
+  )) {
     const place = placeOf(file, Number(line), Number(column), cells);
     const from = /.*\/node_modules\/((?:@[^/]+\/)?[^/]+)\//.exec(file)?.[1];
     const name = called?.replace(/^(?:Proxy|Object|Module|Function)\.|^new (?=Proxy)/, "");
@@ -99,7 +105,8 @@ function describeDiagnostics(diagnostics, code) {
     last = here;
     traceback.push(`${red("TypeScript")}: ${text}`);
     if (file) traceback.push(`    at ${file}:${line}`);
-    else if (lines[line - 1] !== undefined) traceback.push(`    line ${line}: ${lines[line - 1]}`, `${" ".repeat(`    line ${line}: `.length + column - 1)}^`);
+    else if (lines[line - 1] !== undefined)
+      traceback.push(`    line ${line}: ${lines[line - 1]}`, `${" ".repeat(`    line ${line}: `.length + column - 1)}^`);
   }
   return { ename: "TypeScript", evalue: diagnostics[0]?.text ?? "the cell does not compile", traceback };
 }

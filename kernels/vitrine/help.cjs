@@ -50,7 +50,8 @@ function callee(code, position) {
   for (let i = position - 1; i >= 0; i--) {
     if (")]}".includes(code[i])) depth++;
     else if ("([{".includes(code[i]) && --depth < 0) {
-      if (code[i] !== "(") depth = 0; // inside of an object or array that is an argument: go on outwards
+      if (code[i] !== "(")
+        depth = 0; // inside of an object or array that is an argument: go on outwards
       else return /[\w$]\s*$/.test(code.slice(0, i)) ? code.slice(0, i).trimEnd().length - 1 : -1;
     }
   }

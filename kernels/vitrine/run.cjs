@@ -52,7 +52,10 @@ function createRunner({ cells, interrupt, createExecutor }) {
   function failureOf({ errors }, code) {
     const [first] = errors;
     if (typeof first?.[0] === "string" && first.length === 5)
-      return describeDiagnostics(errors.map(([, file, line, column, text]) => ({ file: file.trim(), line, column, text })), code);
+      return describeDiagnostics(
+        errors.map(([, file, line, column, text]) => ({ file: file.trim(), line, column, text })),
+        code,
+      );
     const thrown = first?.[0];
     return describeError(
       thrown?.message === "Interrupted asynchronously"

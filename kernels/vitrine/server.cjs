@@ -1,8 +1,15 @@
 // Jupyter's protocol around tslab's sockets: one cell after the other, errors as error messages, cells behind a failed one given up.
 const { ZmqServer } = require("tslab/dist/jupyter");
 
-const ANSWERED = new Set(["kernel_info_request", "execute_request", "is_complete_request", "inspect_request", "complete_request",
-  "comm_info_request", "shutdown_request"]);
+const ANSWERED = new Set([
+  "kernel_info_request",
+  "execute_request",
+  "is_complete_request",
+  "inspect_request",
+  "complete_request",
+  "comm_info_request",
+  "shutdown_request",
+]);
 
 class Server extends ZmqServer {
   #runner;

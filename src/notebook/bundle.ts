@@ -26,7 +26,13 @@ export type ShowOptions = {
 };
 
 /** Which option belongs to what. */
-const OPTIONS = { figure: ["width", "height"], picture: ["scale"], pictures: ["columns", "size", "captions"], table: ["rows"], "plain value": [] as string[] };
+const OPTIONS = {
+  figure: ["width", "height"],
+  picture: ["scale"],
+  pictures: ["columns", "size", "captions"],
+  table: ["rows"],
+  "plain value": [] as string[],
+};
 type Kind = keyof typeof OPTIONS;
 
 /** Convention of notebooks in JavaScript: a value with this method says itself how it is shown. */
@@ -35,7 +41,9 @@ type Displayable = { [DISPLAY](): Bundle | Promise<Bundle> };
 
 /** Whether a value is a figure. */
 export const isFigure = (value: unknown): value is Figure =>
-  Array.isArray((value as Partial<Figure> | null)?.data) && typeof (value as Figure).layout === "object" && (value as Figure).layout !== null;
+  Array.isArray((value as Partial<Figure> | null)?.data) &&
+  typeof (value as Figure).layout === "object" &&
+  (value as Figure).layout !== null;
 
 const isPictures = (value: unknown): value is Picture[] => Array.isArray(value) && value.length > 0 && value.every(isPicture);
 const isDisplayable = (value: unknown): value is Displayable => typeof (value as Displayable | null)?.[DISPLAY] === "function";
@@ -57,9 +65,18 @@ export async function bundleOf(value: unknown, options: ShowOptions = {}): Promi
   checkOptions(kind, options);
   if (isDisplayable(value)) return { bundle: await value[DISPLAY]() };
   if (isFigure(value)) return figureBundle(value, options);
-  if (isPicture(value)) return { bundle: { "image/png": (await pngOfPicture(value, options.scale)).toString("base64"), "text/plain": `picture ${value.width} x ${value.height}` } };
+  if (isPicture(value))
+    return {
+      bundle: {
+        "image/png": (await pngOfPicture(value, options.scale)).toString("base64"),
+        "text/plain": `picture ${value.width} x ${value.height}`,
+      },
+    };
   if (isPictures(value)) return picturesBundle(value, options);
-  if (isTable(value)) return { bundle: { "text/html": (await htmlOfTable(value, options.rows ?? 20)).markup, "text/plain": textOfTable(value, options.rows ?? 20) } };
+  if (isTable(value))
+    return {
+      bundle: { "text/html": (await htmlOfTable(value, options.rows ?? 20)).markup, "text/plain": textOfTable(value, options.rows ?? 20) },
+    };
   if (isHtml(value)) return { bundle: { "text/html": value.markup, "text/plain": textOfHtml(value) } };
   return { bundle: { "text/plain": typeof value === "string" ? value : inspect(value) } };
 }
@@ -68,7 +85,9 @@ function checkOptions(kind: Kind, options: ShowOptions): void {
   const wrong = Object.keys(options).filter((key) => !OPTIONS[kind].includes(key));
   if (wrong.length === 0) return;
   const where = wrong.map((key) => {
-    const owners = Object.entries(OPTIONS).filter(([, keys]) => keys.includes(key)).map(([owner]) => owner);
+    const owners = Object.entries(OPTIONS)
+      .filter(([, keys]) => keys.includes(key))
+      .map(([owner]) => owner);
     return owners.length > 0 ? `"${key}" goes with a ${owners.join(", ")}` : `"${key}" is no option`;
   });
   const known = OPTIONS[kind].length > 0 ? `takes ${OPTIONS[kind].join(", ")}` : "takes no options";
@@ -124,8 +143,12 @@ async function picturesBundle(pictures: Picture[], options: ShowOptions): Promis
     throw new RangeError(`show: ${captions.length} captions for ${pictures.length} pictures, expected one for each`);
   const largest = pictures.reduce((most, { width, height }) => Math.max(most, width, height), 0);
   const { columns = Math.min(pictures.length, 10), size = Math.min(128, largest) } = options;
-  for (const [name, value, most] of [["columns", columns, 100], ["size", size, 512]] as const)
-    if (!(Number.isInteger(value) && value >= 1 && value <= most)) throw new RangeError(`show: ${name} is ${value}, expected a whole number from 1 to ${most}`);
+  for (const [name, value, most] of [
+    ["columns", columns, 100],
+    ["size", size, 512],
+  ] as const)
+    if (!(Number.isInteger(value) && value >= 1 && value <= most))
+      throw new RangeError(`show: ${name} is ${value}, expected a whole number from 1 to ${most}`);
   const note = pictures.length > MOST ? `The first ${MOST} of ${pictures.length.toLocaleString("en-US")} pictures are shown.` : undefined;
   const text = [`${pictures.length} pictures`, ...(captions ?? []).slice(0, MOST).map((caption, i) => `  ${i}: ${caption}`)].join("\n");
   const sheet = (await contactSheet(pictures, columns, size)).toString("base64");

@@ -4,12 +4,25 @@ import type { Figure } from "../figures/figure";
 /** Bytes of JSON that one figure may have. */
 export const LIMIT = 800_000;
 
-export type Fitted = { figure: Figure; bytes: number; /** What was left out, in a sentence; undefined when nothing was. */ note?: string };
+export type Fitted = { figure: Figure; bytes: number /** What was left out, in a sentence; undefined when nothing was. */; note?: string };
 type Trace = Record<string, unknown>;
 type Numbers = ArrayLike<unknown>;
 
 /** Traces whose points stand for themselves, so that leaving some out keeps the picture; a mesh, say, would fall apart. */
-const THINNABLE = new Set(["scatter", "scattergl", "scatter3d", "bar", "histogram", "histogram2d", "box", "violin", "heatmap", "contour", "surface", "image"]);
+const THINNABLE = new Set([
+  "scatter",
+  "scattergl",
+  "scatter3d",
+  "bar",
+  "histogram",
+  "histogram2d",
+  "box",
+  "violin",
+  "heatmap",
+  "contour",
+  "surface",
+  "image",
+]);
 /** Below this many points a trace is never thinned. */
 const FEW = 200;
 
@@ -74,13 +87,23 @@ function thinMatrix(trace: Trace, z: ArrayLike<Numbers>, keep: number): Trace {
       for (let j = c; j < Math.min(c + block, columns); j++, count++) sum += z[i]![j] as number;
     return sum / count;
   };
-  const cells = { z: every(Array.from({ length: rows }, (_, r) => r)).map((r) => every(Array.from({ length: columns }, (_, c) => c)).map((c) => mean(r as number, c as number))) };
+  const cells = {
+    z: every(Array.from({ length: rows }, (_, r) => r)).map((r) =>
+      every(Array.from({ length: columns }, (_, c) => c)).map((c) => mean(r as number, c as number)),
+    ),
+  };
   const others = Object.entries(trace).map(([key, value]) => {
     if (key !== "z" && isMatrix(value) && value.length === rows) return [key, every(value).map((row) => every(row as Numbers))];
-    if ((key === "x" && isArray(value) && value.length === columns) || (key === "y" && isArray(value) && value.length === rows)) return [key, every(value)];
+    if ((key === "x" && isArray(value) && value.length === columns) || (key === "y" && isArray(value) && value.length === rows))
+      return [key, every(value)];
     return [key, value];
   });
-  return { ...Object.fromEntries(others), ...cells, ...(isArray(trace.x) ? {} : step(trace, "x", block)), ...(isArray(trace.y) ? {} : step(trace, "y", block)) };
+  return {
+    ...Object.fromEntries(others),
+    ...cells,
+    ...(isArray(trace.x) ? {} : step(trace, "x", block)),
+    ...(isArray(trace.y) ? {} : step(trace, "y", block)),
+  };
 }
 
 /** Where the blocks stand on an axis that has no labels: cells are counted there. */
@@ -135,13 +158,20 @@ const readable = (bytes: number): string => (bytes >= 1e6 ? `${(bytes / 1e6).toF
 const grouped = (count: number): string => count.toLocaleString("en-US");
 
 function noteOf(before: Figure, after: Figure, bytes: number, limit: number): string {
-  return `The figure was ${readable(bytes)} (${grouped(counted(before))} values) and an output may have ${readable(limit)}: ${grouped(counted(after))} values are drawn, ` +
-    "averages of blocks in a matrix, lows and highs in a line.";
+  return (
+    `The figure was ${readable(bytes)} (${grouped(counted(before))} values) and an output may have ${readable(limit)}: ${grouped(counted(after))} values are drawn, ` +
+    "averages of blocks in a matrix, lows and highs in a line."
+  );
 }
 
 function tooLarge({ data, layout }: Figure, bytes: number, limit: number): string {
-  const parts = [...data.map((trace, i) => ({ name: `data[${i}] (${String((trace as Trace).type ?? "scatter")})`, bytes: estimate(trace) })), { name: "layout", bytes: estimate(layout) }];
+  const parts = [
+    ...data.map((trace, i) => ({ name: `data[${i}] (${String((trace as Trace).type ?? "scatter")})`, bytes: estimate(trace) })),
+    { name: "layout", bytes: estimate(layout) },
+  ];
   const largest = parts.reduce((a, b) => (b.bytes > a.bytes ? b : a));
-  return `show: the figure is ${readable(bytes)} as JSON, an output may have ${readable(limit)}, and it cannot be thinned enough. ` +
-    `The largest part is ${largest.name} with ${readable(largest.bytes)}. Draw fewer traces or smaller pictures.`;
+  return (
+    `show: the figure is ${readable(bytes)} as JSON, an output may have ${readable(limit)}, and it cannot be thinned enough. ` +
+    `The largest part is ${largest.name} with ${readable(largest.bytes)}. Draw fewer traces or smaller pictures.`
+  );
 }

@@ -1,8 +1,7 @@
 /** HTML out of data: whatever is not our own markup is escaped. */
 
 /** Text as HTML: what looks like markup in it is shown, not obeyed. */
-export const escapeHtml = (text: string): string =>
-  text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
+export const escapeHtml = (text: string): string => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 
 const HTML = Symbol.for("vitrine.html");
 
@@ -22,4 +21,8 @@ export function html(parts: TemplateStringsArray, ...values: unknown[]): Html {
 
 /** The same as text: tags out, entities back. For "text/plain" beside "text/html". */
 export const textOfHtml = ({ markup }: Html): string =>
-  markup.replace(/<[^>]*>/g, " ").replace(/&#(\d+);/g, (_, code) => String.fromCharCode(Number(code))).replace(/\s+/g, " ").trim();
+  markup
+    .replace(/<[^>]*>/g, " ")
+    .replace(/&#(\d+);/g, (_, code) => String.fromCharCode(Number(code)))
+    .replace(/\s+/g, " ")
+    .trim();

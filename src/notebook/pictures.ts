@@ -11,7 +11,11 @@ const GAP = 4;
 /** Whether a value is a picture: RGB bytes with a width and a height. */
 export function isPicture(value: unknown): value is Picture {
   const { width, height, data } = (value ?? {}) as Partial<Picture>;
-  return typeof width === "number" && typeof height === "number" && (data instanceof Uint8Array || (data as unknown) instanceof Uint8ClampedArray);
+  return (
+    typeof width === "number" &&
+    typeof height === "number" &&
+    (data instanceof Uint8Array || (data as unknown) instanceof Uint8ClampedArray)
+  );
 }
 
 /**
@@ -20,7 +24,9 @@ export function isPicture(value: unknown): value is Picture {
  */
 export async function pngOfPicture(picture: Picture, scale?: number): Promise<Buffer> {
   if (scale !== undefined && !(Number.isInteger(scale) && scale >= 1 && picture.width * scale <= 4096 && picture.height * scale <= 4096))
-    throw new RangeError(`show: scale is ${scale}, expected a whole number >= 1 that keeps ${picture.width} x ${picture.height} within 4096 pixels a side`);
+    throw new RangeError(
+      `show: scale is ${scale}, expected a whole number >= 1 that keeps ${picture.width} x ${picture.height} within 4096 pixels a side`,
+    );
   const image = await open(picture);
   if (scale !== undefined) image.resize(picture.width * scale, picture.height * scale, { kernel: "nearest" });
   else if (Math.max(picture.width, picture.height) > WIDEST) image.resize(WIDEST, WIDEST, { fit: "inside" });
@@ -42,12 +48,17 @@ export async function contactSheet(pictures: Picture[], columns: number, size: n
     }),
   );
   const [width, height] = [columns * step + GAP, Math.ceil(tiles.length / columns) * step + GAP];
-  return sharp({ create: { width, height, channels: 3, background: "#ffffff" } }).composite(tiles).png().toBuffer();
+  return sharp({ create: { width, height, channels: 3, background: "#ffffff" } })
+    .composite(tiles)
+    .png()
+    .toBuffer();
 }
 
 async function open({ width, height, data }: Picture): Promise<Sharp> {
   if (!(Number.isInteger(width) && Number.isInteger(height) && width > 0 && height > 0 && data.length === width * height * 3))
-    throw new RangeError(`show: a picture of ${width} x ${height} has ${data.length} bytes, expected ${width * height * 3} (RGB, row after row)`);
+    throw new RangeError(
+      `show: a picture of ${width} x ${height} has ${data.length} bytes, expected ${width * height * 3} (RGB, row after row)`,
+    );
   const { default: sharp } = await import("sharp");
   return sharp(data, { raw: { width, height, channels: 3 } });
 }

@@ -20,7 +20,12 @@ export function drawProgressHere(): void {
 
 function markup(state: ProgressState): string {
   // The bar itself is drawn by the browser, so that of the text only what stands after it is needed.
-  const text = progressText(state).replace(`${state.label} [`, "[").replace(/^\[[#.]*\] /, "");
-  const bar = state.total > 0 ? html`<progress max="${state.total}" value="${Math.min(state.done, state.total)}" style="width:16em"></progress> ` : "";
+  const text = progressText(state)
+    .replace(`${state.label} [`, "[")
+    .replace(/^\[[#.]*\] /, "");
+  const bar =
+    state.total > 0
+      ? html`<progress max="${state.total}" value="${Math.min(state.done, state.total)}" style="width:16em"></progress> `
+      : "";
   return html`<div style="font-family:monospace">${state.total > 0 ? html`${state.label} ` : ""}${bar}${text}</div>`.markup;
 }

@@ -38,18 +38,24 @@ export function textOfTable(table: Table, limit: number): string {
   const cells = rows.map((row) => names.map((name) => textOfCell(row[name])));
   const widths = names.map((name, c) => Math.max(name.length, ...cells.map((row) => row[c]!.length)));
   const line = (row: string[], right: (c: number) => boolean) =>
-    row.map((text, c) => (right(c) ? text.padStart(widths[c]!) : text.padEnd(widths[c]!))).join("  ").trimEnd();
+    row
+      .map((text, c) => (right(c) ? text.padStart(widths[c]!) : text.padEnd(widths[c]!)))
+      .join("  ")
+      .trimEnd();
   const lines = cells.map((row, r) => line(row, (c) => typeof rows[r]![names[c]!] === "number"));
   return [line(names, () => false), ...lines, ...restOf(table, rows.length, (text) => text)].join("\n");
 }
 
 /** One sentence where rows are left out. */
 const restOf = <T>(table: Table, shown: number, make: (text: string) => T): T[] =>
-  table.numRows() > shown ? [make(`${shown} of ${table.numRows().toLocaleString("en-US")} rows; show(table, { rows: … }) shows more.`)] : [];
+  table.numRows() > shown
+    ? [make(`${shown} of ${table.numRows().toLocaleString("en-US")} rows; show(table, { rows: … }) shows more.`)]
+    : [];
 
 function textOfCell(value: unknown): string {
   if (value === null || value === undefined) return "";
-  if (typeof value === "number") return Number.isInteger(value) || !Number.isFinite(value) ? String(value) : String(Number(value.toPrecision(4)));
+  if (typeof value === "number")
+    return Number.isInteger(value) || !Number.isFinite(value) ? String(value) : String(Number(value.toPrecision(4)));
   if (isPicture(value)) return `picture ${value.width} x ${value.height}`;
   const text = typeof value === "object" && !(value instanceof Date) ? JSON.stringify(value) : String(value);
   return text.length > 200 ? `${text.slice(0, 199)}…` : text;

@@ -32,11 +32,13 @@ export const logits = (model: Clip, { pixels, ids, mask }: Inputs): Float32Array
 /** Loss of the three pairs. */
 export const lossOf = (model: Clip, { pixels, ids, mask }: Inputs): tf.Scalar => model.loss(model.encodeImage(pixels), model.encodeText(ids, mask));
 
+const folders: string[] = [];
+after(() => folders.forEach((folder) => rmSync(folder, { recursive: true, force: true })));
+
 /** A new empty folder. */
 export function scratch(): string {
-  const folder = mkdtempSync(join(tmpdir(), "vitrine-test-"));
-  after(() => rmSync(folder, { recursive: true, force: true }));
-  return folder;
+  folders.push(mkdtempSync(join(tmpdir(), "vitrine-test-")));
+  return folders[folders.length - 1];
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: a config is what its test makes of it

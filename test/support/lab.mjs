@@ -11,7 +11,13 @@ import { chromium } from "playwright-core";
 export const ROOT = resolve(dirname(fileURLToPath(import.meta.url)), "..", "..");
 const PYTHON = join(ROOT, ".venv", "bin", "python");
 
-const CANDIDATES = [process.env.VITRINE_CHROMIUM, "/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome", "/snap/bin/chromium"];
+const CANDIDATES = [
+  process.env.VITRINE_CHROMIUM,
+  "/usr/bin/chromium",
+  "/usr/bin/chromium-browser",
+  "/usr/bin/google-chrome",
+  "/snap/bin/chromium",
+];
 /** Path of the browser, or undefined. */
 export const browserPath = CANDIDATES.find((path) => path && existsSync(path));
 /** What to say where it is missing. */
@@ -21,7 +27,16 @@ export const NO_BROWSER = "no Chromium found: install it (`sudo apt-get install 
 export const openBrowser = () =>
   chromium.launch({
     executablePath: browserPath,
-    args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+    args: [
+      "--headless",
+      "--no-sandbox",
+      "--disable-gpu",
+      "--disable-quic",
+      "--no-first-run",
+      "--disable-background-networking",
+      "--disable-component-update",
+      "--disable-sync",
+    ],
   });
 
 /** Serves `folder` in JupyterLab on a free port of 127.0.0.1, with a token and without the user's settings. -> { url, token, api, close } */
@@ -32,8 +47,17 @@ export async function startLab(folder) {
   setting(state, "notebook-extension/tracker", { windowingMode: "none" }); // cells out of view are drawn too
   const child = spawn(
     PYTHON,
-    ["-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1", `--ServerApp.port=${port}`, "--ServerApp.port_retries=0",
-      `--ServerApp.root_dir=${folder}`, `--IdentityProvider.token=${token}`],
+    [
+      "-m",
+      "jupyterlab",
+      "--no-browser",
+      "--allow-root",
+      "--ServerApp.ip=127.0.0.1",
+      `--ServerApp.port=${port}`,
+      "--ServerApp.port_retries=0",
+      `--ServerApp.root_dir=${folder}`,
+      `--IdentityProvider.token=${token}`,
+    ],
     { env: environment(state), stdio: ["ignore", "ignore", "pipe"] },
   );
   let log = "";
@@ -49,7 +73,13 @@ export async function startLab(folder) {
     rmSync(state, { recursive: true, force: true });
   };
   for (let i = 0; ; i++) {
-    if (await api("status").then((answer) => answer.ok, () => false)) return { url, token, api, close, log: () => log };
+    if (
+      await api("status").then(
+        (answer) => answer.ok,
+        () => false,
+      )
+    )
+      return { url, token, api, close };
     if (child.exitCode !== null || i > 300) {
       await close();
       throw new Error(`JupyterLab did not start:\n${log.slice(-2000)}`);
@@ -91,7 +121,9 @@ export async function openNotebook(browser, lab, name, viewport = { width: 1400,
   await page.goto(`${lab.url}/lab/tree/${encodeURIComponent(name)}?token=${lab.token}&reset`);
   await page.waitForSelector(".jp-Notebook .jp-Cell", { timeout: 60_000 });
   // A cell that is run before the kernel is there makes JupyterLab ask which kernel it should be.
-  await page.waitForFunction(() => /\| Idle/.test(document.querySelector("#jp-main-statusbar")?.textContent ?? ""), undefined, { timeout: 60_000 });
+  await page.waitForFunction(() => /\| Idle/.test(document.querySelector("#jp-main-statusbar")?.textContent ?? ""), undefined, {
+    timeout: 60_000,
+  });
   return page;
 }
 
@@ -106,5 +138,9 @@ export async function menu(page, name, item) {
 
 /** Waits until no cell has a star; every cell that was run has a number then. */
 export async function waitForCells(page, timeout = 600_000) {
-  await page.waitForFunction(() => ![...document.querySelectorAll(".jp-InputPrompt")].some((prompt) => prompt.textContent.includes("*")), undefined, { timeout, polling: 200 });
+  await page.waitForFunction(
+    () => ![...document.querySelectorAll(".jp-InputPrompt")].some((prompt) => prompt.textContent.includes("*")),
+    undefined,
+    { timeout, polling: 200 },
+  );
 }

@@ -64,7 +64,7 @@ def schedule(job):
 def adamw(job):
     """Parameters after each step, with the same gradients each time scaled by the step."""
     start = torch.nn.Parameter(torch.tensor(job["start"]))
-    optimiser = torch.optim.AdamW([start], lr=job["lr"], betas=job["betas"], eps=job["eps"], weight_decay=job["weightDecay"])
+    optimiser = torch.optim.AdamW([start], lr=job["lr"], betas=[float(b) for b in job["betas"]], eps=job["eps"], weight_decay=job["weightDecay"])
     steps = []
     for gradient in job["gradients"]:
         start.grad = torch.tensor(gradient)

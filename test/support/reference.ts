@@ -1,5 +1,5 @@
 /** PyTorch's answers from a Python with torch, transformers and peft, where there is one (reference.py). */
-import { execFileSync } from "node:child_process";
+import { spawnSync } from "node:child_process";
 import { join } from "node:path";
 
 const python = process.env.VITRINE_PEER_PYTHON;
@@ -12,12 +12,12 @@ export const noReference = python
 /** Sends jobs to reference.py and gives their answers in order. */
 // biome-ignore lint/suspicious/noExplicitAny: each job has an answer of its own
 export function reference(jobs: object[]): any[] {
-  const answer = execFileSync(python!, [join(__dirname, "reference.py")], {
+  const { status, stdout, stderr } = spawnSync(python!, [join(__dirname, "reference.py")], {
     input: JSON.stringify(jobs),
     encoding: "utf8",
     maxBuffer: 1 << 28,
-    stdio: ["pipe", "pipe", "pipe"],
     env: { ...process.env, HF_HUB_OFFLINE: "1", CUDA_VISIBLE_DEVICES: "", OMP_NUM_THREADS: "2" },
   });
-  return JSON.parse(answer.trim().split("\n").pop()!);
+  if (status !== 0) throw new Error(`reference.py failed:\n${stderr.slice(-3000)}`);
+  return JSON.parse(stdout.trim().split("\n").pop()!);
 }

@@ -22,7 +22,9 @@ try {
   await waitForCells(page);
   await sleep(1500); // figures draw themselves
   const names = await pictures(page, out.replace(/\.png$/, ""));
-  const errors = await page.$$eval('.jp-RenderedText[data-mime-type="application/vnd.jupyter.error"]', (all) => all.map((each) => each.textContent));
+  const errors = await page.$$eval('.jp-RenderedText[data-mime-type="application/vnd.jupyter.error"]', (all) =>
+    all.map((each) => each.textContent),
+  );
   console.log([...names, ...errors.map((text) => `a cell failed: ${text}`)].join("\n"));
 } finally {
   await browser.close();
@@ -32,9 +34,15 @@ try {
 
 async function pictures(page, stem) {
   const scroller = await page.evaluateHandle(() => {
-    const all = [document.querySelector(".jp-WindowedPanel-outer"), ...document.querySelectorAll(".jp-NotebookPanel-notebook, .jp-NotebookPanel-notebook *")];
-    return all.filter((each) => each && each.scrollHeight > each.clientHeight + 50 && /auto|scroll/.test(getComputedStyle(each).overflowY))
-      .sort((a, b) => b.clientHeight - a.clientHeight)[0] ?? document.querySelector(".jp-Notebook");
+    const all = [
+      document.querySelector(".jp-WindowedPanel-outer"),
+      ...document.querySelectorAll(".jp-NotebookPanel-notebook, .jp-NotebookPanel-notebook *"),
+    ];
+    return (
+      all
+        .filter((each) => each && each.scrollHeight > each.clientHeight + 50 && /auto|scroll/.test(getComputedStyle(each).overflowY))
+        .sort((a, b) => b.clientHeight - a.clientHeight)[0] ?? document.querySelector(".jp-Notebook")
+    );
   });
   // To the end of the last cell; below it JupyterLab leaves a screen empty.
   const { height, step } = await scroller.evaluate((each) => {

@@ -1,0 +1,12 @@
+import type { Browser, Page } from "playwright-core";
+export const ROOT: string;
+export const browserPath: string | undefined;
+export const NO_BROWSER: string;
+export type Lab = { url: string; token: string; api(path: string, options?: RequestInit): Promise<Response>; close(): Promise<void> };
+export function openBrowser(): Promise<Browser>;
+export function startLab(folder: string): Promise<Lab>;
+export function sleep(ms: number): Promise<void>;
+export function openNotebook(browser: Browser, lab: Lab, name: string, viewport?: { width: number; height: number }): Promise<Page>;
+export function kernelIsBusy(page: Page): Promise<boolean>;
+export function menu(page: Page, name: string, item: string): Promise<void>;
+export function waitForCells(page: Page, timeout?: number): Promise<void>;
