@@ -1,10 +1,10 @@
-// The N-API binding of @tensorflow/tfjs-node-gpu, compiled from the sources in the npm package against the TensorFlow wheel.
-// (The package's own install script would fetch a libtensorflow of 2022 instead, and is not run.)
+// The N-API binding of @tensorflow/tfjs-node-gpu with our kernels, compiled against the TensorFlow wheel. src/native/binding.cc includes the
+// sources in the npm package. (The package's own install script would fetch a libtensorflow of 2022 instead, and is not run.)
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
-import { arch, platform } from "node:os";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
+import { arch, availableParallelism, platform } from "node:os";
 import { basename, join } from "node:path";
-import { places, tensorflowFolder } from "./places.mjs";
+import { HERE, places, tensorflowFolder } from "./places.mjs";
 import { ask, tool } from "./tool.mjs";
 
 /** The two libraries of the wheel by the names they have on this system. */
@@ -13,36 +13,75 @@ export function tensorflowLibraries(folder, system = platform()) {
   return ["tensorflow_cc", "tensorflow_framework"].map((stem) => join(folder, name(stem)));
 }
 
+/** Our C++: src/native in a checkout, native in the installed package. */
+const NATIVE = join(HERE, "..", "native");
+
+/** Sources that run on any processor as they are; every other one holds kernels, and is compiled for each level. */
+const GENERAL = ["binding.cc", "kernel.cc", "pool.cc", "processor.cc"];
+
 /**
- * What is compiled and how: the one place to change when the binding becomes a translation unit of ours.
- * Gives { sources, includes, defines, flags, libraries, rpath, output }.
+ * The instruction sets that kernels are compiled for beyond the architecture's baseline, lowest first; kernel.h numbers them, processor.cc asks
+ * the processor which it may run.
  */
-export function bindingPlan(root, tensorflow, system = platform()) {
+function levels(machine) {
+  if (machine !== "x64") return [];
+  const avx512 = ["f", "bw", "vl", "dq", "bf16"].map((part) => `-mavx512${part}`);
+  return [
+    { name: "avx2", flags: ["-mavx2", "-mfma"] },
+    { name: "avx512bf16", flags: ["-mavx2", "-mfma", ...avx512, "-mprefer-vector-width=512"] },
+  ];
+}
+
+/** Fast, but NaN and infinity stay what they are: no -ffast-math. */
+const KERNEL_FLAGS = ["-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math"];
+
+/**
+ * What is compiled and how: the one place to change.
+ * Gives { units: [{ source, object, flags }], includes, defines, flags, libraries, exports, rpath, output, inputs }.
+ */
+export function bindingPlan(root, tensorflow, system = platform(), machine = arch()) {
   const { tfjs, modules, binding } = places(root);
+  const files = existsSync(NATIVE) ? readdirSync(NATIVE).sort() : [];
+  const unit = (file, level, flags) => ({ source: join(NATIVE, file), object: `${file}.${level}.o`, flags });
+  const kernels = files.filter((file) => file.endsWith(".cc") && !GENERAL.includes(file));
   return {
-    sources: ["tfjs_backend.cc", "tfjs_binding.cc"].map((file) => join(tfjs, "binding", file)),
-    includes: [join(modules, "node-api-headers", "include"), join(tensorflow, "include"), tfjs],
+    // The order matters: of a C++ library function that several objects hold, the linker takes the first, which must run on every processor.
+    units: [
+      unit("binding.cc", "base", ["-O2", "-w"]), // -w: the package's warnings are not the user's to mend
+      ...GENERAL.slice(1).map((file) => unit(file, "base", ["-O2"])),
+      ...[{ name: "base", flags: [] }, ...levels(machine)].flatMap(({ name, flags }) =>
+        kernels.map((file) => unit(file, name, [...KERNEL_FLAGS, ...flags])),
+      ),
+    ],
+    includes: [join(modules, "node-api-headers", "include"), join(tensorflow, "include"), tfjs, join(tfjs, "binding")],
     defines: ["NAPI_VERSION=8"],
-    flags: ["-O2", "-std=c++17", "-fPIC", "-w"], // -w: the warnings of these sources are not the user's to mend
+    flags: ["-std=c++17", "-fPIC", "-fvisibility=hidden"],
     libraries: tensorflowLibraries(tensorflow, system),
+    exports: join(NATIVE, "exports.lds"),
     rpath: tensorflow,
     output: binding,
+    inputs: [
+      ...files.map((file) => join(NATIVE, file)),
+      ...["tfjs_backend.cc", "tfjs_binding.cc", "tfjs_backend.h", "utils.h"].map((file) => join(tfjs, "binding", file)),
+    ],
   };
 }
 
-/** Arguments that compile one source to one object file. */
-export function compileArguments(plan, source, object) {
+/** Arguments that compile one unit to one object file. */
+export function compileArguments(plan, unit, object) {
   return [
     ...plan.flags,
+    ...unit.flags,
     ...plan.defines.map((define) => `-D${define}`),
     ...plan.includes.flatMap((folder) => ["-I", folder]),
-    ...["-c", source, "-o", object],
+    ...["-c", unit.source, "-o", object],
   ];
 }
 
 /** Arguments that link the objects to a loadable module. -Xlinker, not -Wl: a comma in a path would split it. */
 export function linkArguments(plan, objects, output, system = platform()) {
-  const shared = system === "darwin" ? ["-bundle", "-undefined", "dynamic_lookup"] : ["-shared"];
+  const script = plan.exports ? ["-Xlinker", "--version-script", "-Xlinker", plan.exports] : [];
+  const shared = system === "darwin" ? ["-bundle", "-undefined", "dynamic_lookup"] : ["-shared", ...script];
   return [...shared, ...objects, ...plan.libraries, "-Xlinker", "-rpath", "-Xlinker", plan.rpath, "-o", output];
 }
 
@@ -70,10 +109,14 @@ export async function compileBinding(plan, compiler, { work, signal, onLine, env
   rmSync(work, { recursive: true, force: true });
   mkdirSync(work, { recursive: true });
   const cc = (args) => tool(compiler.command, [...compiler.first, ...args], { signal, onLine, env, cwd: work });
-  const object = (source) => join(work, `${basename(source)}.o`);
-  await Promise.all(plan.sources.map((source) => cc(compileArguments(plan, source, object(source)))));
+  const object = (unit) => join(work, unit.object);
+  const waiting = [...plan.units];
+  const worker = async () => {
+    for (let unit = waiting.shift(); unit; unit = waiting.shift()) await cc(compileArguments(plan, unit, object(unit)));
+  };
+  await Promise.all(Array.from({ length: Math.min(availableParallelism(), waiting.length) }, worker));
   const linked = join(work, basename(plan.output));
-  await cc(linkArguments(plan, plan.sources.map(object), linked));
+  await cc(linkArguments(plan, plan.units.map(object), linked));
   mkdirSync(join(plan.output, ".."), { recursive: true });
   const next = `${plan.output}.${process.pid}.new`;
   renameSync(linked, next); // same disk: .cache and node_modules stand side by side
@@ -88,7 +131,7 @@ export function bindingKey(root) {
   if (!tensorflow) return undefined;
   const plan = bindingPlan(root, tensorflow);
   const hash = createHash("sha256").update(JSON.stringify([plan, platform(), arch()]));
-  for (const file of plan.sources) if (existsSync(file)) hash.update(readFileSync(file));
+  for (const file of plan.inputs) if (existsSync(file)) hash.update(readFileSync(file));
   for (const file of plan.libraries) if (existsSync(file)) hash.update(String(statSync(file).size));
   return hash.digest("hex");
 }

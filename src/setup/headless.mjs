@@ -11,7 +11,7 @@ export function headless(root, notebook, { signal } = {}) {
   mkdirSync(outputs, { recursive: true });
   const page = join(outputs, `${basename(notebook, ".ipynb")}.html`);
   const plotly = join(places(root).modules, "plotly.js-dist-min", "plotly.min.js");
-  const args = [join(HERE, "headless.py"), join(root, "notebooks", notebook), page, plotly];
+  const args = [join(HERE, "headless.py"), join(root, "notebooks", notebook), page, plotly, join(root, "kernels")];
   return new Promise((resolve, reject) => {
     // A group of its own, so that one Ctrl-C ends the kernel through nbclient and not behind its back.
     const child = spawn(places(root).python, args, { env: jupyterEnvironment(root), stdio: "inherit", detached: true });

@@ -1,11 +1,10 @@
 """Runs a notebook through the vitrine kernel, prints what its cells show, and writes one HTML page.
 
-    python headless.py NOTEBOOK PAGE PLOTLY_JS
+    python headless.py NOTEBOOK PAGE PLOTLY_JS KERNELS
 
 Exit code 0 when every cell ran, 1 when one failed (the page is written all the same).
 """
 import asyncio
-import json
 import os
 import re
 import sys
@@ -16,9 +15,11 @@ import nbformat
 from jupyter_client.kernelspec import NoSuchKernel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
-from nbconvert import HTMLExporter
 
 PLOTLY = "application/vnd.plotly.v1+json"
+sys.path.insert(0, sys.argv[4])  # kernels/, where the page's writer stands
+import export_html  # noqa: E402
+
 warnings.filterwarnings("ignore", module="nbformat")  # notes on cell ids are no business of who runs a notebook
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -77,37 +78,17 @@ def title_of(figure):
 
 
 def write_page(notebook, page_path, plotly_js):
-    """The notebook as HTML; figures stay interactive, with plotly.js once in the page."""
-    page = nbformat.from_dict(notebook)
-    figures = 0
-    for cell in page.cells:
-        for output in cell.get("outputs", []):
-            if PLOTLY in output.get("data", {}):
-                output["data"]["text/html"] = drawn(output["data"][PLOTLY], figures)
-                figures += 1
-    body, _ = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_notebook_node(page)
-    if figures:
-        with open(plotly_js, encoding="utf-8") as file:
-            library = file.read().replace("</script", "<\\/script")
-        body = body.replace("</head>", f"<script>{library}</script>\n</head>", 1)
+    """The notebook as one HTML file, cleaned; replaced as a whole or not at all."""
     unfinished = f"{page_path}.{os.getpid()}.new"
     with open(unfinished, "w", encoding="utf-8") as file:
-        file.write(body)
+        file.write(export_html.export(notebook, plotly_js))
     os.replace(unfinished, page_path)
-
-
-def drawn(figure, number):
-    """A figure as HTML. The figure is data in a script element of type JSON: '<' is escaped, so nothing in it can end the element."""
-    data = json.dumps(figure, ensure_ascii=False).replace("<", "\\u003c")
-    return (f'<div id="figure-{number}"></div><script type="application/json" id="figure-{number}-data">{data}</script>'
-            f"<script>{{const f=JSON.parse(document.getElementById('figure-{number}-data').textContent);"
-            f"Plotly.newPlot('figure-{number}',f.data,f.layout,{{responsive:true}});}}</script>")
 
 
 if __name__ == "__main__":
     if sys.platform == "win32":
         asyncio.set_event_loop_policy(asyncio.WindowsSelectorEventLoopPolicy())
     try:
-        sys.exit(main(*sys.argv[1:]))
+        sys.exit(main(*sys.argv[1:4]))
     except KeyboardInterrupt:
         sys.exit(130)

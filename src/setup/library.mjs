@@ -57,7 +57,7 @@ export function removeStale(src, dist) {
   return stale.length;
 }
 
-const COPIED_CODE = new Set(["kernels", "setup"]); // copied as they are, not compiled
+const COPIED_CODE = new Set(["kernels", "native", "setup"]); // copied as they are, not compiled
 
 /** What dist/ needs besides compiled code to be the package that others install. */
 export function packageStep(root) {
@@ -66,7 +66,7 @@ export function packageStep(root) {
     name: "package vitrine",
     inputs: () => [
       ...["package.json", "package-lock.json", "README.md", "LICENSE"].map((name) => fileInput(join(root, name))),
-      ...["data", "kernels", "src/setup"].flatMap((folder) => folderInputs(join(root, folder))),
+      ...["data", "kernels", "src/native", "src/setup"].flatMap((folder) => folderInputs(join(root, folder))),
       String(existsSync(join(dist, "cli", "index.js"))),
     ],
     done: () => existsSync(join(dist, "package.json")) && linked(join(modules, "vitrine")),
@@ -76,6 +76,7 @@ export function packageStep(root) {
       for (const name of ["README.md", "LICENSE"]) if (existsSync(join(root, name))) cpSync(join(root, name), join(dist, name));
       mirror(join(root, "data"), join(dist, "data"), (path) => !/\.(js|d\.ts|js\.map)$/.test(path));
       mirror(join(root, "kernels"), join(dist, "kernels"));
+      mirror(join(root, "src", "native"), join(dist, "native"));
       mirror(join(root, "src", "setup"), join(dist, "setup"));
       link(join(modules, "vitrine"));
       return "node_modules/vitrine -> dist";
