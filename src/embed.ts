@@ -68,6 +68,8 @@ async function embedAll<T>(
   const { batchSize = 32, signal = interruptSignal() } = options;
   if (!Number.isInteger(batchSize) || batchSize < 1)
     throw new RangeError(`embed: batchSize is ${batchSize}, expected a whole number of at least 1`);
+  if (typeof items === "string" || items instanceof Uint8Array)
+    throw new TypeError(`embed: expected a list of ${unitName}, not one; put it in [ ]`);
   const total = options.total ?? (Array.isArray(items) ? items.length : 0);
   const bar = progress(total, "embed", unitName);
   const parts: Float32Array[] = [];

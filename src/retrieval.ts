@@ -30,7 +30,8 @@ export const DEFAULT_TEMPLATE = "a photo of a {}";
  * Probability of each label for each picture, by the words alone (CLIP, section 3.1). With several templates a class is the mean of its
  * prompts' unit vectors, as in the paper.
  *
- * @returns a table of picture (index), label, score; the labels of each picture in falling order of score; scores of one picture sum to 1
+ * @returns a table of picture (index), label, score; the labels of each picture in falling order of score; scores of one picture sum to 1.
+ * Fewer pictures than asked for when `signal` came
  * @throws when a template holds no "{}"
  */
 export async function zeroShot(
@@ -43,12 +44,13 @@ export async function zeroShot(
   if (templates.length === 0 || odd.length)
     throw new Error(`zeroShot: each template must hold "{}" for the label; ${odd.length ? `"${odd[0]}" does not` : "none was given"}`);
   if (labels.length === 0) throw new Error("zeroShot: labels is empty");
-  const images = await embedImages(model, pictures, options);
   const prompts = await embedTexts(
     model,
-    labels.flatMap((label) => templates.map((t) => t.replaceAll("{}", label))),
+    labels.flatMap((label) => templates.map((t) => t.replaceAll("{}", () => label))),
     options,
   );
+  const images = await embedImages(model, pictures, options);
+  if (images.count === 0 || prompts.count < labels.length * templates.length) return aq.from([]); // interrupted before the first picture
   const scores = tf.tidy(() => {
     const classes = matrix(prompts).reshape([labels.length, templates.length, prompts.width]).mean(1) as tf.Tensor2D;
     return tf.softmax(model.logits(matrix(images), classes)).dataSync() as Float32Array;
@@ -101,6 +103,6 @@ export function ranks(queries: Embeddings, index: Embeddings): number[] {
   const cosines = similarity(queries, index);
   return Array.from({ length: queries.count }, (_, i) => {
     const line = cosines.subarray(i * index.count, (i + 1) * index.count);
-    return line.reduce((n, score, j) => n + (j !== i && score >= line[i] ? 1 : 0), 1);
+    return line.reduce((n, score, j) => n + (j !== i && !(score < line[i]) ? 1 : 0), 1);
   });
 }

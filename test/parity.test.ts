@@ -16,10 +16,16 @@ const whole = runOracle(ORACLE);
 test("runOracle() equals PyTorch in every check", async (t) => {
   const { checks, unknown } = await whole;
   t.diagnostic(`families not checked here: ${unknown.join(", ") || "none"}`);
-  assert.deepEqual(unknown.filter((family) => !NOT_FAMILIES.includes(family)), [], "a family of the oracle that nothing checks");
+  assert.deepEqual(
+    unknown.filter((family) => !NOT_FAMILIES.includes(family)),
+    [],
+    "a family of the oracle that nothing checks",
+  );
   assert.equal(new Set(checks.map((c) => `${c.family} ${c.check}`)).size, checks.length, "two checks of one name");
   for (const c of checks)
-    await t.test(`${c.family}: ${c.check}`, () => assert.ok(c.ok, `worst error ${c.worst}, tolerance ${c.tolerance}${c.note ? `; ${c.note}` : ""}`));
+    await t.test(`${c.family}: ${c.check}`, () =>
+      assert.ok(c.ok, `worst error ${c.worst}, tolerance ${c.tolerance}${c.note ? `; ${c.note}` : ""}`),
+    );
 });
 
 test("runOracle() checks every part of CLIP that the oracle holds", async () => {
@@ -30,11 +36,22 @@ test("runOracle() checks every part of CLIP that the oracle holds", async () => 
   const [forward] = cases.forward;
   assert.equal(count(/^(vision|text)\.blocks\.\d+\.attn\.pattern$/), forward.vision_attention.length + forward.text_attention.length);
   assert.equal(count(/^(vision|text)\.blocks\.\d+\.resid_/), forward.vision_hidden.length + forward.text_hidden.length);
-  assert.equal(count(/^gradients \(\w+\): [\w.]+\.(weight|bias)$|class_embedding$|logit_scale$/), Object.keys(cases.gradients[0].gradients).length);
+  assert.equal(
+    count(/^gradients \(\w+\): [\w.]+\.(weight|bias)$|class_embedding$|logit_scale$/),
+    Object.keys(cases.gradients[0].gradients).length,
+  );
   for (const { name, first_step_gradients } of cases.lora) {
     const start = `LoRA (${name}): `;
     assert.equal(names.filter((n) => n.startsWith(`${start}first gradient`)).length, Object.keys(first_step_gradients).length);
-    for (const part of ["logits before", "losses of 10 steps", "loss after", "gradient norms", "learning rates", "PEFT's trained adapter", "merged"])
+    for (const part of [
+      "logits before",
+      "losses of 10 steps",
+      "loss after",
+      "gradient norms",
+      "learning rates",
+      "PEFT's trained adapter",
+      "merged",
+    ])
       assert.ok(names.includes(start + part), `no check "${start}${part}"`);
   }
 });
@@ -68,7 +85,10 @@ test("oracleTable() lines up its columns and marks what fails", () => {
   ]).split("\n");
   assert.equal(table.length, 3);
   const starts = (line: string, words: string[]) => words.map((word) => line.indexOf(word));
-  assert.deepEqual(starts(table[1], ["loss", "2.0e-7", "1.0e-5", "ok"]), starts(table[0], ["check", "worst error", "tolerance", "verdict"]));
+  assert.deepEqual(
+    starts(table[1], ["loss", "2.0e-7", "1.0e-5", "ok"]),
+    starts(table[0], ["check", "worst error", "tolerance", "verdict"]),
+  );
   assert.deepEqual(starts(table[2], ["a longer name", "5.0e-1", "FAIL"]), starts(table[0], ["check", "worst error", "verdict"]));
   assert.match(table[2], /mean error$/);
 });
@@ -103,7 +123,11 @@ function damage(path: string, name: string): void {
 function oracleCommand(...args: string[]): Promise<{ code: number | null; stdout: string; stderr: string }> {
   const child = spawn(process.execPath, ["--import", "tsx", join(__dirname, "parity", "run.ts"), ...args], { cwd: join(__dirname, "..") });
   let [stdout, stderr] = ["", ""];
-  child.stdout.on("data", (text) => { stdout += text; });
-  child.stderr.on("data", (text) => { stderr += text; });
+  child.stdout.on("data", (text) => {
+    stdout += text;
+  });
+  child.stderr.on("data", (text) => {
+    stderr += text;
+  });
   return new Promise((resolve) => child.once("close", (code) => resolve({ code, stdout, stderr })));
 }

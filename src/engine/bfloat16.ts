@@ -26,6 +26,7 @@ type NodeBackend = {
   getInputTensorIds(tensors: tf.Tensor[]): number[];
   createOutputTensor(handle: Handle): tf.Tensor;
   getDTypeInteger(dtype: string): number;
+  readSync(dataId: object): unknown;
 };
 
 const BFLOAT16 = "bfloat16" as tf.DataType;
@@ -71,6 +72,11 @@ export function installBfloat16(): void {
   const node = backend();
   const createOutputTensor = node.createOutputTensor.bind(node);
   node.createOutputTensor = (handle) => (handle.dtype === TF_BFLOAT16 ? adopt(node, handle) : createOutputTensor(handle));
+  const readSync = node.readSync.bind(node);
+  node.readSync = (dataId) => {
+    if (node.tensorMap.get(dataId).dtype !== TF_BFLOAT16) return readSync(dataId);
+    throw new Error('JavaScript has no array of bfloat16: widen the tensor first with toFloat32 of "vitrine/engine/bfloat16"');
+  };
   const getDTypeInteger = node.getDTypeInteger.bind(node);
   node.getDTypeInteger = (dtype) => (dtype === "bfloat16" ? TF_BFLOAT16 : getDTypeInteger(dtype));
 }

@@ -88,8 +88,13 @@ const start: Record<Backend, () => Promise<"cpu" | "gpu">> = {
     return "gpu";
   },
   async wasm() {
+    const before = ERRORS.map((event) => process.rawListeners(event));
     require("@tensorflow/tfjs-backend-wasm");
     await use("wasm");
+    // Its loader ends the process at any error that nobody caught; what happens then is for the program, or the notebook's kernel, to say.
+    for (const [i, event] of ERRORS.entries())
+      for (const listener of process.rawListeners(event))
+        if (!before[i].includes(listener)) process.removeListener(event, listener as () => void);
     return "cpu";
   },
   async cpu() {
@@ -97,6 +102,8 @@ const start: Record<Backend, () => Promise<"cpu" | "gpu">> = {
     return "cpu";
   },
 };
+
+const ERRORS = ["uncaughtException", "unhandledRejection"] as const;
 
 type GpuLike = { requestAdapter(): Promise<{ info?: { description?: string } } | null> };
 

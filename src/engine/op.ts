@@ -30,19 +30,24 @@ const BACKENDS = ["tensorflow", "webgpu", "wasm", "cpu"];
  */
 export function defineOp<I extends Tensors, A extends Attributes>(name: string, op: Op<I, A>): (inputs: I, attributes: A) => tf.Tensor {
   const kernelName = `Vitrine${name}`;
-  if (!ops.has(name)) {
-    for (const backendName of BACKENDS) {
-      const kernel = op.kernels?.[backendName] ?? op.formula;
-      tf.registerKernel({
-        kernelName,
-        backendName,
-        kernelFunc: ({ inputs, attrs }) => tf.tidy(() => kernel(inputs as I, attrs as unknown as A)),
-      });
-    }
-    if (op.gradient) registerGradient(kernelName, op);
+  if (ops.has(name)) forget(name); // a notebook imports a changed file again: the new definition counts
+  for (const backendName of BACKENDS) {
+    const kernel = op.kernels?.[backendName] ?? op.formula;
+    tf.registerKernel({
+      kernelName,
+      backendName,
+      kernelFunc: ({ inputs, attrs }) => tf.tidy(() => kernel(inputs as I, attrs as unknown as A)),
+    });
   }
+  if (op.gradient) registerGradient(kernelName, op);
   ops.set(name, op);
   return (inputs, attributes) => tf.engine().runKernel(kernelName, inputs, attributes as unknown as tf.NamedAttrMap) as tf.Tensor;
+}
+
+function forget(name: string): void {
+  for (const backendName of BACKENDS) tf.unregisterKernel(`Vitrine${name}`, backendName);
+  if (ops.get(name)?.gradient) tf.unregisterGradient(`Vitrine${name}`);
+  ops.delete(name);
 }
 
 function registerGradient<I extends Tensors, A extends Attributes>(kernelName: string, op: Op<I, A>): void {

@@ -1,9 +1,9 @@
 /** Layers as functions of plain parameters. Letters: B batch, N tokens, D width, H heads, dh = D / H. */
-import { gatherBfloat16, isBfloat16, toFloat32 } from "../engine/bfloat16";
 import { tf } from "../engine/tf";
-import { gelu, layerNormOp, linearProduct, quickGelu, rowNorms } from "./ops";
+import { attend, attentionScores, mergeHeads, splitHeads } from "./attend";
+import { addSameShape, gatherRows, gelu, layerNormOp, linearProduct, quickGelu, rowNorms } from "./ops";
 import { matrix, patchKernel, w } from "./spec";
-import { noTap, type Tap } from "./tap";
+import { noTap, type Tap, watched } from "./tap";
 
 /** A low-rank addition to a weight: W + scale · B·A (Hu et al. 2021). Attached by `withLora`. */
 export type Lora = {
@@ -45,29 +45,26 @@ export const normSpec = (name: string, width: number) => ({
 });
 
 /** y = x·Wᵀ + b, and the adapter's part where one is attached: the one place that multiplies. x: [..., in] -> [..., out] */
-export function linear(p: Linear, x: tf.Tensor): tf.Tensor {
-  const y = linearProduct(x, p.weight);
-  const adapted = p.lora ? addLora(p.lora, p.weight, x, y) : y;
-  return p.bias ? adapted.add(p.bias) : adapted;
-}
+export const linear = (p: Linear, x: tf.Tensor): tf.Tensor =>
+  tf.tidy(() => (p.lora ? withAdapter(p, p.lora, x) : linearProduct(x, p.weight, p.bias)));
 
 /** peft/tuners/lora/layer.py (Linear.forward) and dora.py (DoraLinearLayer.forward). */
-function addLora(lora: Lora, weight: tf.Tensor2D, x: tf.Tensor, y: tf.Tensor): tf.Tensor {
+function withAdapter({ weight, bias }: Linear, lora: Lora, x: tf.Tensor): tf.Tensor {
   const kept = lora.drop(x);
-  const low = linearProduct(linearProduct(kept, lora.A), lora.B).mul(lora.scale);
-  if (!lora.magnitude) return y.add(low);
+  const low = linearProduct(linearProduct(kept, lora.A).mul(lora.scale), lora.B);
+  if (!lora.magnitude) return addSameShape(linearProduct(x, weight, bias), low);
   const ratio = lora.magnitude.div(rowNorms(weight, lora.A, lora.B, lora.scale)); // [out]
+  const y = linearProduct(x, weight);
   const base = kept === x ? y : linearProduct(kept, weight);
-  return y.add(base.mul(ratio.sub(1))).add(low.mul(ratio));
+  const adapted = y.add(base.mul(ratio.sub(1))).add(low.mul(ratio));
+  return bias ? adapted.add(bias) : adapted;
 }
 
 /** Layer norm over the last axis. x: [..., D] -> [..., D] */
 export const layerNorm = <T extends tf.Tensor>(p: Norm, x: T, eps = 1e-5): T => layerNormOp(x, p.weight, p.bias, eps) as T;
 
 /** Rows of a table. table: [V, D], ids: int32 [B, N] -> float32 [B, N, D] */
-export function embedding(table: tf.Tensor2D, ids: tf.Tensor2D): tf.Tensor3D {
-  return (isBfloat16(table) ? toFloat32(gatherBfloat16(table, ids)) : tf.gather(table, ids)) as tf.Tensor3D;
-}
+export const embedding = (table: tf.Tensor2D, ids: tf.Tensor2D): tf.Tensor3D => gatherRows(table, ids) as tf.Tensor3D;
 
 /** Activations by the name that a config's `hidden_act` gives. */
 export const activations: { [name: string]: (x: tf.Tensor) => tf.Tensor } = { gelu, quick_gelu: quickGelu };
@@ -80,30 +77,37 @@ export function activation(name: string): (x: tf.Tensor) => tf.Tensor {
 }
 
 /**
- * Multi-head self-attention (Vaswani et al. 2017).
+ * Multi-head self-attention (Vaswani et al. 2017). Where nothing inside is watched it runs as one op, with the same numbers.
  *
  * @param mask added to the scores before the softmax: 0 where a query may look, a large negative number where not; [B or 1, 1, N, N]
  */
 export function attention(p: Attention, x: tf.Tensor3D, heads: number, tap: Tap = noTap, mask?: tf.Tensor4D): tf.Tensor3D {
-  const [B, N, D] = x.shape;
+  const D = x.shape[2];
   if (D % heads !== 0) throw new RangeError(`attention: width ${D} does not divide into ${heads} heads (num_attention_heads)`);
-  const split = (y: tf.Tensor): tf.Tensor4D => y.reshape([B, N, heads, D / heads]).transpose([0, 2, 1, 3]);
-  const q = tap("q", split(linear(p.q, x))); //                                             [B, H, N, dh]
-  const k = tap("k", split(linear(p.k, x)));
-  const v = tap("v", split(linear(p.v, x)));
-  let scores = tf.matMul(q.mul(1 / Math.sqrt(D / heads)), k, false, true) as tf.Tensor4D; // [B, H, N, N]
-  if (mask) scores = scores.add(mask);
-  const pattern = tap("pattern", tf.softmax(tap("attn_scores", scores))); //                rows sum to 1
-  const z = tap("z", tf.matMul(pattern, v)); //                                             [B, H, N, dh]
-  return linear(p.out, z.transpose([0, 2, 1, 3]).reshape([B, N, D])) as tf.Tensor3D; //     [B, N, D]
+  return tf.tidy(() => {
+    const [q, k, v] = [p.q, p.k, p.v].map((layer) => linear(layer, x) as tf.Tensor3D); //           [B, N, D]
+    const z = watched(tap) ? attendWatched({ q, k, v }, heads, tap, mask) : attend({ q, k, v, mask }, heads);
+    return linear(p.out, z) as tf.Tensor3D; //                                                      [B, N, D]
+  });
+}
+
+function attendWatched(x: { q: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D }, heads: number, tap: Tap, mask?: tf.Tensor4D): tf.Tensor3D {
+  const q = tap("q", splitHeads(x.q, heads)); //                                                     [B, H, N, dh]
+  const k = tap("k", splitHeads(x.k, heads));
+  const v = tap("v", splitHeads(x.v, heads));
+  const scores = tap("attn_scores", attentionScores(q, k, mask)); //                                 [B, H, N, N]
+  const pattern = tap("pattern", tf.softmax(scores)); //                                             rows sum to 1
+  const z = tap("z", tf.matMul(pattern, v)); //                                                      [B, H, N, dh]
+  return mergeHeads(z as tf.Tensor4D); //                                                            [B, N, D]
 }
 
 /** Feed-forward part. x: [B, N, D] -> [B, N, D] */
-export function mlp(p: Mlp, x: tf.Tensor3D, act: (x: tf.Tensor) => tf.Tensor, tap: Tap = noTap): tf.Tensor3D {
-  const pre = tap("pre", linear(p.fc1, x)); //     [B, N, F]
-  const post = tap("post", act(pre));
-  return linear(p.fc2, post) as tf.Tensor3D; //    [B, N, D]
-}
+export const mlp = (p: Mlp, x: tf.Tensor3D, act: (x: tf.Tensor) => tf.Tensor, tap: Tap = noTap): tf.Tensor3D =>
+  tf.tidy(() => {
+    const pre = tap("pre", linear(p.fc1, x)); //     [B, N, F]
+    const post = tap("post", act(pre));
+    return linear(p.fc2, post) as tf.Tensor3D; //    [B, N, D]
+  });
 
 /**
  * Pictures as rows of patches, in the order of a convolution's weight (channel, row, column).

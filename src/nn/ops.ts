@@ -1,5 +1,5 @@
 /** The operations that tfjs lacks or saves too much for. Each is declared once: formula, gradient, source. */
-import { isBfloat16, matMulBfloat16, toBfloat16, toFloat32 } from "../engine/bfloat16";
+import { gatherBfloat16, isBfloat16, matMulBfloat16, toBfloat16, toFloat32 } from "../engine/bfloat16";
 import { defineOp } from "../engine/op";
 import { tf } from "../engine/tf";
 
@@ -27,29 +27,64 @@ function product(a: tf.Tensor2D, b: tf.Tensor2D, transposeA: boolean, transposeB
   return toFloat32(matMulBfloat16(toBfloat16(a), toBfloat16(b), transposeA, transposeB));
 }
 
-const project = defineOp<{ x: tf.Tensor2D; weight: tf.Tensor2D }, Record<string, never>>("Project", {
-  formula: ({ x, weight }) => product(x, weight, false, true),
+type Product = { x: tf.Tensor; weight: tf.Tensor2D; bias?: tf.Tensor1D };
+
+/** Leading axes are flattened inside the op: a reshape outside of it would be recorded, and keep its input until the gradient. */
+function linearFormula({ x, weight, bias }: Product): tf.Tensor {
+  const y = product(rows(x), weight, false, true);
+  return (bias ? y.add(bias) : y).reshape([...x.shape.slice(0, -1), weight.shape[0]]);
+}
+
+const gradientToInput = (dy: tf.Tensor, weight: tf.Tensor2D): tf.Tensor =>
+  tf.tidy(() => product(rows(dy), weight, false, false).reshape([...dy.shape.slice(0, -1), weight.shape[1]]));
+const gradientToBias = (dy: tf.Tensor): tf.Tensor => tf.tidy(() => rows(dy).sum(0));
+
+const project = defineOp<Product, Record<string, never>>("Project", {
+  formula: linearFormula,
   saves: { inputs: ["x", "weight"] },
   gradient: (dy, { x, weight }) => ({
-    x: () => product(dy as tf.Tensor2D, weight!, false, false),
+    x: () => gradientToInput(dy, weight!),
+    weight: () => tf.tidy(() => product(rows(dy), rows(x!), true, false)),
+    bias: () => gradientToBias(dy),
+  }),
+});
+
+/** With a bfloat16 weight, which is frozen: x is not needed for any gradient, and not kept. */
+const projectFrozen = defineOp<Product, Record<string, never>>("ProjectFrozen", {
+  formula: linearFormula,
+  saves: { inputs: ["weight"] },
+  gradient: (dy, { weight }) => ({
+    x: () => gradientToInput(dy, weight!),
     weight: () => {
-      if (isBfloat16(weight!)) throw new Error('project: a bfloat16 weight is frozen; load with { dtype: "float32" } to train it');
-      return product(dy as tf.Tensor2D, x!, true, false);
+      throw new Error('project: a bfloat16 weight is frozen; load with { dtype: "float32" } to train it');
     },
+    bias: () => gradientToBias(dy),
   }),
 });
 
 /**
- * x·Wᵀ, as torch.nn.functional.linear without bias. x: float32 [..., in], weight: [out, in] (float32, or bfloat16 frozen) -> float32 [..., out].
+ * x·Wᵀ + b, as torch.nn.functional.linear. x: float32 [..., in], weight: [out, in] (float32, or bfloat16 frozen), bias: [out] -> float32 [..., out].
  */
-export function linearProduct(x: tf.Tensor, weight: tf.Tensor2D): tf.Tensor {
+export function linearProduct(x: tf.Tensor, weight: tf.Tensor2D, bias?: tf.Tensor1D): tf.Tensor {
   const [out, inner] = weight.shape;
   if (x.shape[x.shape.length - 1] !== inner)
     throw new RangeError(`linearProduct: x [${x.shape}] does not fit weight [${out}, ${inner}]; the last axis of x must be ${inner}`);
-  return project({ x: rows(x), weight }, {}).reshape([...x.shape.slice(0, -1), out]);
+  const op = isBfloat16(weight) ? projectFrozen : project;
+  return op(bias ? { x, weight, bias } : { x, weight }, {});
 }
 
-const normalise = defineOp<{ x: tf.Tensor2D; weight: tf.Tensor1D; bias: tf.Tensor1D }, { eps: number }>("LayerNorm", {
+const addSame = defineOp<{ a: tf.Tensor; b: tf.Tensor }, Record<string, never>>("AddSame", {
+  formula: ({ a, b }) => a.add(b),
+  gradient: (dy) => ({ a: () => dy.clone(), b: () => dy.clone() }),
+});
+
+/** a + b of one shape. Unlike tfjs's own addition it keeps neither for the gradient. */
+export function addSameShape<T extends tf.Tensor>(a: T, b: tf.Tensor): T {
+  if (String(a.shape) !== String(b.shape)) throw new RangeError(`addSameShape: [${a.shape}] and [${b.shape}] differ`);
+  return addSame({ a, b }, {}) as T;
+}
+
+const normalise = defineOp<{ x: tf.Tensor; weight: tf.Tensor1D; bias: tf.Tensor1D }, { eps: number }>("LayerNorm", {
   formula: ({ x, weight, bias }, { eps }) => standardise(x, eps).normal.mul(weight).add(bias),
   saves: { inputs: ["x", "weight"] },
   gradient: (dy, { x, weight }, { eps }) => ({
@@ -62,20 +97,20 @@ const normalise = defineOp<{ x: tf.Tensor2D; weight: tf.Tensor1D; bias: tf.Tenso
           .sub(normal.mul(g.mul(normal).mean(-1, true)))
           .mul(inverse);
       }),
-    weight: () => tf.tidy(() => dy.mul(standardise(x!, eps).normal).sum(0)),
-    bias: () => dy.sum(0),
+    weight: () => tf.tidy(() => rows(dy.mul(standardise(x!, eps).normal)).sum(0)),
+    bias: () => gradientToBias(dy),
   }),
 });
 
-function standardise(x: tf.Tensor2D, eps: number): { normal: tf.Tensor2D; inverse: tf.Tensor2D } {
-  const centred = x.sub(x.mean(-1, true)) as tf.Tensor2D;
-  const inverse = centred.square().mean(-1, true).add(eps).rsqrt() as tf.Tensor2D;
+function standardise(x: tf.Tensor, eps: number): { normal: tf.Tensor; inverse: tf.Tensor } {
+  const centred = x.sub(x.mean(-1, true));
+  const inverse = centred.square().mean(-1, true).add(eps).rsqrt();
   return { normal: centred.mul(inverse), inverse };
 }
 
 /** Layer normalisation over the last axis (Ba et al. 2016); eps stands inside the root, as in PyTorch. x: [..., D], weight and bias: [D]. */
 export const layerNormOp = (x: tf.Tensor, weight: tf.Tensor1D, bias: tf.Tensor1D, eps: number): tf.Tensor =>
-  normalise({ x: rows(x), weight, bias }, { eps }).reshape(x.shape);
+  normalise({ x, weight, bias }, { eps });
 
 const SQRT_HALF = Math.SQRT1_2;
 const phi = (x: tf.Tensor): tf.Tensor => x.mul(SQRT_HALF).erf().add(1).mul(0.5);
@@ -102,8 +137,9 @@ const quickGeluOp = defineOp<{ x: tf.Tensor }, Record<string, never>>("QuickGelu
   gradient: (dy, { x }) => ({
     x: () =>
       tf.tidy(() => {
-        const s = x!.mul(QUICK).sigmoid();
-        return dy.mul(s.add(x!.mul(QUICK).mul(s).mul(tf.scalar(1).sub(s))));
+        const scaled = x!.mul(QUICK);
+        const s = scaled.sigmoid();
+        return scaled.mul(tf.scalar(1).sub(s)).add(1).mul(s).mul(dy); // s + 1.702 x s (1 - s)
       }),
   }),
 });
@@ -120,6 +156,25 @@ const rowNormsOp = defineOp<{ weight: tf.Tensor2D; A: tf.Tensor2D; B: tf.Tensor2
 /** Norm of each row of W + scale·B·A, a constant for the gradient (DoRA, section 4.3). weight: [out, in], A: [r, in], B: [out, r] -> [out] */
 export const rowNorms = (weight: tf.Tensor2D, A: tf.Tensor2D, B: tf.Tensor2D, scale: number): tf.Tensor1D =>
   rowNormsOp({ weight, A, B }, { scale }) as tf.Tensor1D;
+
+const gatherOp = defineOp<{ table: tf.Tensor2D; ids: tf.Tensor }, { rows: number }>("Embedding", {
+  formula: ({ table, ids }) => (isBfloat16(table) ? toFloat32(gatherBfloat16(table, ids)) : tf.gather(table, ids)),
+  saves: { inputs: ["ids"] },
+  gradient: (dy, { ids }, { rows: count }) => ({
+    table: () =>
+      tf.tidy(() => {
+        const [flat, flatIds] = [rows(dy), ids!.flatten() as tf.Tensor1D];
+        // The WebAssembly backend has no segment sum; there a product with one-hot rows does the same.
+        const direct = tf.getKernel("UnsortedSegmentSum", tf.getBackend());
+        return direct
+          ? tf.unsortedSegmentSum(flat, flatIds, count)
+          : tf.matMul(tf.oneHot(flatIds, count).cast("float32"), flat, true, false);
+      }),
+  }),
+});
+
+/** Rows of a table. table: float32 or frozen bfloat16 [V, D], ids: int32 [...] -> float32 [..., D] */
+export const gatherRows = (table: tf.Tensor2D, ids: tf.Tensor): tf.Tensor => gatherOp({ table, ids }, { rows: table.shape[0] });
 
 /** Mean cross-entropy of rows of logits against class ids. logits: [N, C], labels: int32 [N] -> scalar. */
 export function crossEntropy(logits: tf.Tensor2D, labels: tf.Tensor1D): tf.Scalar {

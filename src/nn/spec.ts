@@ -2,9 +2,9 @@
  * A checkpoint's spec: a tree shaped like the parameters, whose leaves name each tensor as the file does. The type of the parameters is
  * derived from it, the loader checks it both ways, and the saver walks it backwards.
  */
-import { bfloat16Tensor, toFloat32 as widen } from "../engine/bfloat16";
+import { bfloat16Tensor, toBfloat16, toFloat32 as widen } from "../engine/bfloat16";
 import { tf } from "../engine/tf";
-import { fromFloat32, type TensorSource, toFloat32 } from "../files/safetensors";
+import { type TensorSource, toFloat32 } from "../files/safetensors";
 
 /** How a loaded model keeps its frozen matrices. float32 is for parity, bfloat16 for speed and memory. */
 export type Dtype = "float32" | "bfloat16";
@@ -118,13 +118,15 @@ const size = (tensors: { shape: number[] }[]): string => {
   return mb < 1000 ? `${mb.toFixed(1)} MB` : `${(mb / 1000).toFixed(1)} GB`;
 };
 
+/** One tensor into the engine at once: tfjs would hold its numbers on the JavaScript side until their first use, and a whole model of them. */
 function readWeight(leaf: WeightSpec, source: TensorSource, dtype: Dtype): tf.Tensor {
   const shape = leaf.view ?? leaf.shape;
-  if (leaf.matrix && dtype === "bfloat16") {
-    const bytes = source.dtype === "BF16" ? source.read() : fromFloat32(toFloat32(source), "BF16");
-    return tf.keep(bfloat16Tensor(bytes, shape));
-  }
-  return tf.keep(tf.tensor(toFloat32(source), shape, "float32"));
+  const frozen = leaf.matrix && dtype === "bfloat16";
+  if (frozen && source.dtype === "BF16") return tf.keep(bfloat16Tensor(source.read(), shape));
+  return tf.tidy(() => {
+    const x = tf.tensor1d(toFloat32(source), "float32").reshape(shape);
+    return tf.keep(frozen ? toBfloat16(x) : x);
+  });
 }
 
 /** Every parameter with its name in the file, as float32 values on the JavaScript side; the inverse of `loadWeights`. */

@@ -93,7 +93,10 @@ async function gradients<Batch>(
   let [total, sum] = [0, undefined as tf.Tensor[] | undefined];
   for (let i = 0; i < gradientAccumulationSteps; i++) {
     const { value: batch, done } = await source.next();
-    if (done) throw new Error(`train: the batches ended before step ${step}; give more epochs or fewer steps`);
+    if (done) {
+      tf.dispose(sum ?? []);
+      throw new Error(`train: the batches ended before step ${step}; give more epochs or fewer steps`);
+    }
     if (signal.aborted) {
       tf.dispose(batch as tf.TensorContainer);
       sum?.forEach((g) => g.dispose());
@@ -116,7 +119,10 @@ async function gradients<Batch>(
 
 function unreached(variables: tf.Variable[], grads: { [name: string]: tf.Tensor }): Error {
   const idle = variables.filter((v) => !grads[v.name]);
-  const shapes = idle.slice(0, 5).map((v) => `[${v.shape}]`).join(", ");
+  const shapes = idle
+    .slice(0, 5)
+    .map((v) => `[${v.shape}]`)
+    .join(", ");
   return new Error(
     `train: the loss does not reach ${idle.length} of ${variables.length} variables (shapes ${shapes}${idle.length > 5 ? ", …" : ""}); ` +
       "leave them out of variables, or compute the loss with the model that carries them",

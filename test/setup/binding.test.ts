@@ -36,6 +36,20 @@ test("bindingPlan() and linkArguments() use the names of each system", () => {
   assert.ok(linkArguments(plan, ["x.o"], "out.node", "darwin").includes("-bundle"));
 });
 
+test("bindingPlan() compiles kernels for each level of the architecture, the baseline first, and all else once", () => {
+  const units = (machine: string) => bindingPlan("/a b", "/t,f", "linux", machine).units;
+  const objects = units("x64").map(({ object }) => object);
+  for (const general of ["binding.cc", "kernel.cc", "pool.cc", "processor.cc"])
+    assert.deepEqual(objects.filter((object) => object.startsWith(general)), [`${general}.base.o`]); // biome-ignore format: short
+  const levels = objects.filter((object) => object.startsWith("linear.cc"));
+  assert.deepEqual(levels, ["linear.cc.base.o", "linear.cc.avx2.o", "linear.cc.avx512bf16.o"]);
+  const firstOfLevel = objects.findIndex((object) => !object.endsWith(".base.o"));
+  assert.ok(objects.slice(firstOfLevel).every((object) => !object.endsWith(".base.o")), "the linker must meet baseline code first");
+  for (const { object, flags } of units("x64")) assert.equal(flags.some((flag) => flag.startsWith("-mavx")), !object.endsWith(".base.o"), object); // biome-ignore format: short
+  for (const { object, flags } of units("arm64")) assert.ok(object.endsWith(".base.o") && !flags.some((flag) => flag.startsWith("-m")), object);
+  assert.ok(!units("x64").some(({ flags }) => flags.some((flag) => /fast-math|finite-math/.test(flag))));
+});
+
 test("compileBinding() works in a folder with spaces, a comma, a quote and a dollar sign, and replaces the old file whole", async (t) => {
   const root = oddFolder(t);
   write(root, {
@@ -45,9 +59,9 @@ test("compileBinding() works in a folder with spaces, a comma, a quote and a dol
     "lib/out.node": "old",
   });
   const plan = {
-    sources: [join(root, "one.cc"), join(root, "two.cc")],
+    units: ["one", "two"].map((name) => ({ source: join(root, `${name}.cc`), object: `${name}.o`, flags: name === "two" ? ["-DEXTRA=1"] : [] })),
     includes: [join(root, "include dir")],
-    defines: ["EXTRA=1"],
+    defines: [],
     flags: ["-fPIC"],
     libraries: [],
     rpath: root,

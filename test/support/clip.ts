@@ -30,7 +30,8 @@ export const logits = (model: Clip, { pixels, ids, mask }: Inputs): Float32Array
   tf.tidy(() => model.logits(model.encodeImage(pixels), model.encodeText(ids, mask)).dataSync() as Float32Array);
 
 /** Loss of the three pairs. */
-export const lossOf = (model: Clip, { pixels, ids, mask }: Inputs): tf.Scalar => model.loss(model.encodeImage(pixels), model.encodeText(ids, mask));
+export const lossOf = (model: Clip, { pixels, ids, mask }: Inputs): tf.Scalar =>
+  model.loss(model.encodeImage(pixels), model.encodeText(ids, mask));
 
 const folders: string[] = [];
 after(() => folders.forEach((folder) => rmSync(folder, { recursive: true, force: true })));
@@ -50,7 +51,9 @@ export function modelWith(change: (config: Config) => void): string {
   cpSync(MODEL, folder, { recursive: true });
   const config = readJson(join(folder, "config.json"));
   change(config);
-  writeFileSync(join(folder, "config.json"), JSON.stringify(config));
+  // JavaScript writes 1.0 as 1, which transformers refuses where it wants a float.
+  const text = JSON.stringify(config).replace(/"(initializer_factor|attention_dropout)":(\d+)(?=[,}])/g, '"$1":$2.0');
+  writeFileSync(join(folder, "config.json"), text);
   return folder;
 }
 

@@ -60,6 +60,7 @@ export async function messageOf(work: () => unknown, ...parts: (string | RegExp)
     message = (error as Error).message;
   }
   assert.ok(message !== undefined, "nothing was thrown");
-  for (const part of parts) assert.ok(typeof part === "string" ? message.includes(part) : part.test(message), `the error does not say ${part}:\n${message}`);
+  for (const part of parts)
+    assert.ok(typeof part === "string" ? message.includes(part) : part.test(message), `the error does not say ${part}:\n${message}`);
   return message;
 }

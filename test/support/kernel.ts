@@ -10,10 +10,10 @@ export const PYTHON = join(ROOT, ".venv", "bin", "python");
 /** Why the tests that need Jupyter cannot run here; undefined where they can. */
 export const noJupyter = existsSync(PYTHON) ? undefined : "no .venv with Jupyter: run `npm run setup`";
 
-/** The environment in which Jupyter finds our kernel and none of the user's settings. */
-export const jupyterEnvironment = (): NodeJS.ProcessEnv => ({
+/** The environment in which Jupyter finds our kernel (that of this checkout, or of a package elsewhere) and none of the user's settings. */
+export const jupyterEnvironment = (path = ROOT): NodeJS.ProcessEnv => ({
   ...process.env,
-  JUPYTER_PATH: ROOT,
+  JUPYTER_PATH: path,
   JUPYTER_NO_CONFIG: "1",
   NODE_OPTIONS: "", // the loader of the tests is not for the kernel
 });
@@ -45,9 +45,12 @@ export type Kernel = {
   close(): Promise<void>;
 };
 
-/** Starts the kernel as a notebook in `folder` does. */
-export async function startKernel(folder = join(ROOT, "notebooks")): Promise<Kernel> {
-  const child = spawn(PYTHON, [join(__dirname, "kernel.py"), folder], { env: jupyterEnvironment(), stdio: ["pipe", "pipe", "inherit"] });
+/** Starts the kernel as a notebook in `folder` does. `path`: the folder whose `kernels/` holds it. */
+export async function startKernel(folder = join(ROOT, "notebooks"), path = ROOT): Promise<Kernel> {
+  const child = spawn(PYTHON, [join(__dirname, "kernel.py"), folder], {
+    env: jupyterEnvironment(path),
+    stdio: ["pipe", "pipe", "inherit"],
+  });
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]();
   const next = async () => {
     const { value, done } = await lines.next();

@@ -1,0 +1,197 @@
+/**
+ * The C++ kernels of `src/native`, by name, and the packed bfloat16 product of a frozen weight. They are functions of the TensorFlow binding that
+ * set-up compiles and work on tensors in the computer's memory: `hasNative(name)` is false on a GPU, on other backends, with the stock binding,
+ * and where the processor lacks the instructions. The caller then takes the formula.
+ */
+import { bfloat16Tensor } from "./bfloat16";
+import { tf } from "./tf";
+
+/** Codes of TensorFlow's DataType enum. */
+const DTYPES = { float32: 1, bfloat16: 14 };
+
+/** What kernels compute with: an activation's number is its place. */
+const ACTIVATIONS = ["none", "gelu", "quick_gelu", "silu", "gelu_tanh"] as const;
+
+export type NativeDtype = keyof typeof DTYPES;
+export type NativeActivation = (typeof ACTIVATIONS)[number];
+
+type Handle = { id: number; shape: number[]; dtype: number };
+/** The functions that src/native/binding.cc adds; a stock binding has none of them. */
+type Binding = {
+  runKernel?(name: string, inputs: number[], numbers: number[]): Handle[];
+  kernelNames(): string[];
+  kernelLevel(): string;
+  kernelThreads(): number;
+  tensorBytes(id: number): Uint8Array;
+};
+/** The part of tfjs-node's backend that is used here (tfjs-node-gpu/src/nodejs_kernel_backend.ts). */
+type NodeBackend = {
+  binding: Binding;
+  isUsingGpuDevice: boolean;
+  getInputTensorIds(tensors: tf.Tensor[]): number[];
+  createOutputTensor(handle: Handle): tf.Tensor;
+};
+
+const NONE: ReadonlySet<string> = new Set();
+const known = new WeakMap<Binding, ReadonlySet<string>>();
+
+/** Our binding's backend, or undefined where another computes. */
+function nativeBackend(): NodeBackend | undefined {
+  if (tf.getBackend() !== "tensorflow") return undefined;
+  const backend = tf.backend() as unknown as NodeBackend;
+  return backend.binding.runKernel && !backend.isUsingGpuDevice ? backend : undefined;
+}
+
+/** Names of the kernels that can run here; empty where none can. */
+export function nativeKernels(): ReadonlySet<string> {
+  const backend = nativeBackend();
+  if (!backend) return NONE;
+  let names = known.get(backend.binding);
+  if (!names) {
+    names = new Set(backend.binding.kernelNames());
+    known.set(backend.binding, names);
+  }
+  return names;
+}
+
+/** Whether the kernel of that name can run here. */
+export const hasNative = (name: string): boolean => nativeKernels().has(name);
+
+/** The instruction set that kernels use ("base", "avx2", "avx512bf16") and their threads; undefined where there are none. */
+export function nativeProcessor(): { level: string; threads: number } | undefined {
+  const binding = nativeBackend()?.binding;
+  return binding && { level: binding.kernelLevel(), threads: binding.kernelThreads() };
+}
+
+/**
+ * Runs a kernel. inputs: tensors, undefined where one is absent; numbers: as the kernel's comment says. Not recorded for gradients.
+ * @throws Error with the kernel's message when dtypes or shapes do not fit, or when it is not there.
+ */
+export function runNative(name: string, inputs: (tf.Tensor | undefined)[], numbers: number[] = []): tf.Tensor[] {
+  const backend = nativeBackend();
+  if (!backend) throw new Error(`kernel ${name}: no native kernels here (backend ${tf.getBackend()}); ask hasNative("${name}") first`);
+  const ids = inputs.map((x) => (x ? backend.getInputTensorIds([x])[0]! : -1));
+  return backend.binding.runKernel!(name, ids, numbers).map((handle) => backend.createOutputTensor(handle));
+}
+
+/** A copy of a tensor's memory, little-endian, of any dtype that kernels know, bfloat16 too. Not for strings. */
+export function nativeBytes(x: tf.Tensor): Uint8Array {
+  const backend = nativeBackend();
+  if (!backend) throw new Error(`nativeBytes: no native kernels here (backend ${tf.getBackend()})`);
+  return backend.binding.tensorBytes(backend.getInputTensorIds([x])[0]!);
+}
+
+/**
+ * A frozen bfloat16 weight in the order that the processor multiplies in. `packed` is an ordinary tensor, counted and disposed by tfjs:
+ * bfloat16 [ceil(out / 64), ceil(in / 2), 64, 2], filled up with zeros.
+ */
+export type PackedWeight = { packed: tf.Tensor4D; out: number; in: number };
+
+/** Packs a weight. weight: float32 (rounded to bfloat16) or bfloat16 [out, in]; it is not disposed. */
+export function packWeight(weight: tf.Tensor2D): PackedWeight {
+  const [out, inner] = weight.shape;
+  return { packed: runNative("packWeight", [weight], [0])[0] as tf.Tensor4D, out, in: inner };
+}
+
+/** Packs a weight from a file's bytes (bfloat16, little-endian, C order), without a float32 copy on the way. shape: [out, in] */
+export function packWeightBytes(bytes: Uint8Array, shape: [number, number]): PackedWeight {
+  const weight = bfloat16Tensor(bytes, shape) as tf.Tensor2D;
+  try {
+    return packWeight(weight);
+  } finally {
+    weight.dispose();
+  }
+}
+
+/** The weight again: bfloat16 [out, in], bit for bit. */
+export const unpackWeight = ({ packed, out, in: inner }: PackedWeight): tf.Tensor2D =>
+  runNative("unpackWeight", [packed], [out, inner])[0] as tf.Tensor2D;
+
+/** The packed transpose: `linearPacked` with it gives the gradient to the input. A second tensor of the weight's size; the first stays. */
+export function packTransposed(weight: PackedWeight): PackedWeight {
+  const plain = unpackWeight(weight);
+  try {
+    return { packed: runNative("packWeight", [plain], [1])[0] as tf.Tensor4D, out: weight.in, in: weight.out };
+  } finally {
+    plain.dispose();
+  }
+}
+
+/** A low-rank addition scale · low · upᵀ to a product: low is x · Aᵀ of a LoRA pair, up its B. */
+export type LowRankPair = {
+  low: tf.Tensor; // [..., r], float32 or bfloat16
+  up: tf.Tensor2D; // [out, r], or [r, out] where `transposed`
+  scale: number;
+  transposed?: boolean;
+};
+
+export type LinearOptions = {
+  bias?: tf.Tensor1D; // float32 [out]
+  activation?: NativeActivation;
+  residual?: tf.Tensor; // [..., out], float32 or bfloat16
+  pair?: LowRankPair;
+  /** Of the result. */
+  dtype?: NativeDtype;
+};
+
+/**
+ * activation(x · Wᵀ + scale · low · upᵀ + bias) + residual, in one pass: products in bfloat16, sums and all that follows in float32.
+ * x: float32 (rounded to bfloat16) or bfloat16 [..., in] -> [..., out]. Not recorded for gradients.
+ *
+ * @throws RangeError naming every argument that does not fit.
+ */
+export const linearPacked = (x: tf.Tensor, weight: PackedWeight, options: LinearOptions = {}): tf.Tensor =>
+  product(x, weight, options, false)[0]!;
+
+/** linearPacked that also gives what went into the activation, for the gradient: [y, pre-activation], both of `dtype`. */
+export const linearPackedKeeping = (x: tf.Tensor, weight: PackedWeight, options: LinearOptions = {}): [tf.Tensor, tf.Tensor] =>
+  product(x, weight, options, true) as [tf.Tensor, tf.Tensor];
+
+function product(x: tf.Tensor, weight: PackedWeight, options: LinearOptions, keep: boolean): tf.Tensor[] {
+  const { bias, activation = "none", residual, pair, dtype = "float32" } = options;
+  checkLinear(x, weight, options);
+  return runNative(
+    "linear",
+    [x, weight.packed, bias, residual, pair?.low, pair?.up],
+    [weight.out, ACTIVATIONS.indexOf(activation), DTYPES[dtype], keep ? 1 : 0, pair?.scale ?? 1, pair?.transposed ? 1 : 0],
+  );
+}
+
+function checkLinear(
+  x: tf.Tensor,
+  weight: PackedWeight,
+  { bias, activation = "none", residual, pair, dtype = "float32" }: LinearOptions,
+): void {
+  const misfits: string[] = [];
+  const rows = x.shape.slice(0, -1);
+  const expect = (name: string, tensor: tf.Tensor | undefined, shape: (number | "r")[]) => {
+    const fits = !tensor || (tensor.rank === shape.length && tensor.shape.every((n, i) => shape[i] === "r" || n === shape[i]));
+    if (!fits) misfits.push(`${name} is [${tensor.shape}], expected [${shape}]`);
+  };
+  expect("x", x, [...rows, weight.in]);
+  expect("bias", bias, [weight.out]);
+  expect("residual", residual, [...rows, weight.out]);
+  expect("pair.low", pair?.low, [...rows, "r"]);
+  const rank = pair ? (pair.low.shape.at(-1) ?? 0) : 0;
+  expect("pair.up", pair?.up, pair?.transposed ? [rank, weight.out] : [weight.out, rank]);
+  if (!ACTIVATIONS.includes(activation)) misfits.push(`activation is "${activation}", known: ${ACTIVATIONS.join(", ")}`);
+  if (!Object.hasOwn(DTYPES, dtype)) misfits.push(`dtype is "${dtype}", known: ${Object.keys(DTYPES).join(", ")}`);
+  if (pair && !Number.isFinite(pair.scale)) misfits.push(`pair.scale is ${pair.scale}`);
+  if (misfits.length) throw new RangeError(`linearPacked with weight [${weight.out}, ${weight.in}]: ${misfits.join("; ")}`);
+}
+
+/**
+ * scale · x · Aᵀ for a narrow A, the lower half of a LoRA pair; bfloat16 products, float32 sums. x: [..., in]; a: [r, in], or [in, r] where
+ * `transposed` -> [..., r]
+ */
+export function lowRank(
+  x: tf.Tensor,
+  a: tf.Tensor2D,
+  { scale = 1, transposed = false, dtype = "float32" }: { scale?: number; transposed?: boolean; dtype?: NativeDtype } = {},
+): tf.Tensor {
+  return runNative("lowRank", [x, a], [scale, transposed ? 1 : 0, DTYPES[dtype]])[0]!;
+}
+
+/** scale · tᵀ · x summed over all rows, the gradient of a LoRA matrix. t: [..., r], x: [..., n] -> float32 [r, n] */
+export const lowRankGradient = (t: tf.Tensor, x: tf.Tensor, scale = 1): tf.Tensor2D =>
+  runNative("lowRankGradient", [t, x], [scale])[0] as tf.Tensor2D;

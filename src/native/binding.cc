@@ -1,0 +1,291 @@
+/**
+ * The module that node loads: the binding of @tensorflow/tfjs-node-gpu, included from where npm put it, with these functions added.
+ *
+ *   runKernel(name, inputIds, numbers)    one of our kernels on tensors (id -1: absent) -> [{ id, shape, dtype }]
+ *   kernelNames()                         the kernels that this processor can run
+ *   kernelLevel()                         the instruction set that is used: "base", "avx2" or "avx512bf16"
+ *   kernelThreads()                       threads that work on a kernel
+ *   tensorFromBytes(dtype, shape, bytes)  a tensor of any fixed-size dtype, copied -> { id, shape, dtype }
+ *   tensorBytes(id)                       a tensor's memory, copied, of any fixed-size dtype -> Uint8Array
+ *   addFunction(bytes)                    adds a serialised FunctionDef, to be run by its name with executeOp
+ */
+#include <node_api.h>
+#undef NAPI_MODULE
+#define NAPI_MODULE(name, init) // the package's entry; ours is at the end of this file
+#include "tfjs_backend.cc"
+#include "tfjs_binding.cc"
+
+#include <dlfcn.h>
+
+#include <stdexcept>
+
+#include "kernel.h"
+#include "processor.h"
+
+namespace {
+
+using tfnodejs::TFJSBackend;
+using vitrine::View;
+using Handles = std::unordered_map<int32_t, TFE_TensorHandle*>;
+
+// Explicit instantiation may name private members: so the class is used as it is, without a change to its header.
+Handles& handlesOf(TFJSBackend& backend);
+TFE_Context* contextOf(TFJSBackend& backend);
+napi_value adopt(TFJSBackend& backend, napi_env env, TFE_TensorHandle* handle);
+
+template <auto Map, auto Context, auto Info>
+struct Reveal {
+  friend Handles& handlesOf(TFJSBackend& backend) { return backend.*Map; }
+  friend TFE_Context* contextOf(TFJSBackend& backend) { return backend.*Context; }
+  friend napi_value adopt(TFJSBackend& backend, napi_env env, TFE_TensorHandle* handle) { return (backend.*Info)(env, handle); }
+};
+template struct Reveal<&TFJSBackend::tfe_handle_map_, &TFJSBackend::tfe_context_, &TFJSBackend::GenerateOutputTensorInfo>;
+
+struct DeleteTensor {
+  void operator()(TF_Tensor* tensor) const { TF_DeleteTensor(tensor); }
+};
+using Tensor = std::unique_ptr<TF_Tensor, DeleteTensor>;
+
+/** An error for JavaScript: what node or TensorFlow answered. */
+void ensure(napi_status status, const char* what) {
+  if (status != napi_ok) throw std::invalid_argument(what);
+}
+
+void ensure(const tfnodejs::TF_AutoStatus& status) {
+  if (TF_GetCode(status.status) != TF_OK) throw std::runtime_error(TF_Message(status.status));
+}
+
+std::string textOf(napi_env env, napi_value value, const char* what) {
+  char text[256];
+  size_t length = 0;
+  ensure(napi_get_value_string_utf8(env, value, text, sizeof text, &length), what);
+  return std::string(text, length);
+}
+
+/** The numbers of an array. */
+std::vector<double> numbersOf(napi_env env, napi_value value, const char* what) {
+  uint32_t length = 0;
+  ensure(napi_get_array_length(env, value, &length), what);
+  std::vector<double> numbers(length);
+  for (uint32_t i = 0; i < length; i++) {
+    napi_value element;
+    ensure(napi_get_element(env, value, i, &element), what);
+    ensure(napi_get_value_double(env, element, &numbers[i]), what);
+  }
+  return numbers;
+}
+
+/** A whole number of 32 bits. */
+int32_t wholeOf(double number, const char* what) {
+  if (!(number >= INT32_MIN && number <= INT32_MAX) || number != static_cast<int32_t>(number)) throw std::invalid_argument(what);
+  return static_cast<int32_t>(number);
+}
+
+TFE_TensorHandle* handleOf(TFJSBackend& backend, int32_t id) {
+  const auto found = handlesOf(backend).find(id);
+  if (found == handlesOf(backend).end()) throw std::invalid_argument("no tensor has the id " + std::to_string(id) + "; was it disposed?");
+  return found->second;
+}
+
+/** The tensor behind a handle, sharing its memory; the handle must stand on the CPU. */
+Tensor tensorOf(TFE_TensorHandle* handle, int32_t id) {
+  tfnodejs::TF_AutoStatus status;
+  const char* device = TFE_TensorHandleBackingDeviceName(handle, status.status);
+  ensure(status);
+  if (!device || !std::strstr(device, "CPU:"))
+    throw std::invalid_argument("tensor " + std::to_string(id) + " is on " + (device ? device : "no device") + "; kernels work on the CPU only");
+  Tensor tensor(TFE_TensorHandleResolve(handle, status.status));
+  ensure(status);
+  return tensor;
+}
+
+View viewOf(TF_Tensor* tensor, int32_t id) {
+  View view{TF_TensorData(tensor), TF_TensorType(tensor), {}};
+  for (int i = 0; i < TF_NumDims(tensor); i++) view.dims.push_back(TF_Dim(tensor, i));
+  const int64_t width = vitrine::dtypeSize(view.dtype);
+  if (width == 0 || static_cast<size_t>(view.size() * width) != TF_TensorByteSize(tensor))
+    throw std::invalid_argument("tensor " + std::to_string(id) + " has dtype " + std::to_string(view.dtype) + " of TensorFlow, which no kernel takes");
+  return view;
+}
+
+/** Outputs of one call, in TensorFlow's memory. */
+class TensorMemory : public vitrine::Memory {
+ public:
+  void* allocate(int dtype, const std::vector<int64_t>& dims, int64_t bytes) override {
+    tensors_.emplace_back(TF_AllocateTensor(static_cast<TF_DataType>(dtype), dims.data(), static_cast<int>(dims.size()), bytes));
+    void* data = tensors_.back() ? TF_TensorData(tensors_.back().get()) : nullptr;
+    if (!data && bytes > 0) throw std::runtime_error("no memory for a tensor of " + std::to_string(bytes) + " bytes");
+    return data;
+  }
+
+  /** The outputs as [{ id, shape, dtype }]. */
+  napi_value infos(napi_env env, TFJSBackend& backend) const {
+    napi_value list;
+    ensure(napi_create_array_with_length(env, tensors_.size(), &list), "no array");
+    for (size_t i = 0; i < tensors_.size(); i++) {
+      tfnodejs::TF_AutoStatus status;
+      TFE_TensorHandle* handle = TFE_NewTensorHandle(tensors_[i].get(), status.status);
+      ensure(status);
+      ensure(napi_set_element(env, list, i, adopt(backend, env, handle)), "no element");
+    }
+    return list;
+  }
+
+ private:
+  std::vector<Tensor> tensors_;
+};
+
+napi_value runKernel(napi_env env, TFJSBackend& backend, const std::vector<napi_value>& args) {
+  const std::string name = textOf(env, args[0], "runKernel: the name is not a string");
+  const std::vector<double> ids = numbersOf(env, args[1], "runKernel: input ids are not an array of numbers");
+  const vitrine::Kernel kernel = vitrine::findKernel(name);
+  if (!kernel) throw std::invalid_argument("kernel " + name + " is not there on this processor (level " + vitrine::levelName(vitrine::level()) + ")");
+  std::vector<Tensor> tensors; // hold the inputs' memory while the kernel runs
+  std::vector<View> views(ids.size());
+  std::vector<bool> present(ids.size());
+  for (size_t i = 0; i < ids.size(); i++) {
+    const int32_t id = wholeOf(ids[i], "runKernel: an input id is not a whole number");
+    if (id == -1) continue;
+    tensors.push_back(tensorOf(handleOf(backend, id), id));
+    views[i] = viewOf(tensors.back().get(), id);
+    present[i] = true;
+  }
+  TensorMemory memory;
+  vitrine::Call call(name.c_str(), memory, std::move(views), std::move(present),
+                     numbersOf(env, args[2], "runKernel: parameters are not an array of numbers"));
+  kernel(call);
+  return memory.infos(env, backend);
+}
+
+napi_value kernelNames(napi_env env, TFJSBackend&, const std::vector<napi_value>&) {
+  napi_value list, text;
+  ensure(napi_create_array(env, &list), "no array");
+  uint32_t i = 0;
+  for (const std::string& name : vitrine::kernelNames()) {
+    ensure(napi_create_string_utf8(env, name.c_str(), name.size(), &text), "no string");
+    ensure(napi_set_element(env, list, i++, text), "no element");
+  }
+  return list;
+}
+
+napi_value kernelLevel(napi_env env, TFJSBackend&, const std::vector<napi_value>&) {
+  napi_value text;
+  ensure(napi_create_string_utf8(env, vitrine::levelName(vitrine::level()), NAPI_AUTO_LENGTH, &text), "no string");
+  return text;
+}
+
+napi_value kernelThreads(napi_env env, TFJSBackend&, const std::vector<napi_value>&) {
+  napi_value count;
+  ensure(napi_create_int32(env, vitrine::threads(), &count), "no number");
+  return count;
+}
+
+/** A Uint8Array's bytes. */
+std::pair<const char*, size_t> bytesOf(napi_env env, napi_value value, const char* what) {
+  bool typed = false;
+  napi_typedarray_type type;
+  size_t length = 0;
+  void* data = nullptr;
+  ensure(napi_is_typedarray(env, value, &typed), what);
+  if (!typed) throw std::invalid_argument(what);
+  ensure(napi_get_typedarray_info(env, value, &type, &length, &data, nullptr, nullptr), what);
+  if (type != napi_uint8_array) throw std::invalid_argument(what);
+  return {static_cast<const char*>(data), length};
+}
+
+napi_value tensorFromBytes(napi_env env, TFJSBackend& backend, const std::vector<napi_value>& args) {
+  double dtype = 0;
+  ensure(napi_get_value_double(env, args[0], &dtype), "tensorFromBytes: the dtype is not a number");
+  const int code = wholeOf(dtype, "tensorFromBytes: the dtype is not a whole number");
+  int64_t bytes = vitrine::dtypeSize(code);
+  if (bytes == 0) throw std::invalid_argument("tensorFromBytes: dtype " + std::to_string(code) + " of TensorFlow is not taken");
+  std::vector<int64_t> dims;
+  for (double length : numbersOf(env, args[1], "tensorFromBytes: the shape is not an array of numbers")) {
+    dims.push_back(wholeOf(length, "tensorFromBytes: the shape is not of whole numbers"));
+    if (dims.back() < 0 || __builtin_mul_overflow(bytes, dims.back(), &bytes)) throw std::invalid_argument("tensorFromBytes: impossible shape");
+  }
+  const auto [data, length] = bytesOf(env, args[2], "tensorFromBytes: the data is not a Uint8Array");
+  if (static_cast<size_t>(bytes) != length)
+    throw std::invalid_argument("tensorFromBytes: " + std::to_string(length) + " bytes, expected " + std::to_string(bytes));
+  TensorMemory memory;
+  void* to = memory.allocate(code, dims, bytes);
+  if (bytes > 0) std::memcpy(to, data, length);
+  napi_value info;
+  ensure(napi_get_element(env, memory.infos(env, backend), 0, &info), "no element");
+  return info;
+}
+
+napi_value tensorBytes(napi_env env, TFJSBackend& backend, const std::vector<napi_value>& args) {
+  double number = 0;
+  ensure(napi_get_value_double(env, args[0], &number), "tensorBytes: the id is not a number");
+  const int32_t id = wholeOf(number, "tensorBytes: the id is not a whole number");
+  tfnodejs::TF_AutoStatus status;
+  const Tensor tensor(TFE_TensorHandleResolve(handleOf(backend, id), status.status)); // copies from a GPU where the tensor is there
+  ensure(status);
+  const View view = viewOf(tensor.get(), id);
+  const size_t length = TF_TensorByteSize(tensor.get());
+  void* to = nullptr;
+  napi_value buffer, bytes;
+  ensure(napi_create_arraybuffer(env, length, &to, &buffer), "tensorBytes: no memory for the bytes");
+  if (length > 0) std::memcpy(to, view.data, length);
+  ensure(napi_create_typedarray(env, napi_uint8_array, length, buffer, 0, &bytes), "tensorBytes: no array");
+  return bytes;
+}
+
+napi_value addFunction(napi_env env, TFJSBackend& backend, const std::vector<napi_value>& args) {
+  const auto [data, length] = bytesOf(env, args[0], "addFunction: the definition is not a Uint8Array");
+  tfnodejs::TF_AutoStatus status;
+  TFE_ContextAddFunctionDef(contextOf(backend), data, length, status.status);
+  ensure(status);
+  return nullptr;
+}
+
+using Function = napi_value (*)(napi_env, TFJSBackend&, const std::vector<napi_value>&);
+
+/** Calls a function with exactly `count` arguments and the binding's own state; a C++ exception becomes an Error. */
+template <Function function, size_t count>
+napi_value entry(napi_env env, napi_callback_info info) {
+  std::string message;
+  try {
+    std::vector<napi_value> args(count);
+    size_t given = count;
+    ensure(napi_get_cb_info(env, info, &given, args.data(), nullptr, nullptr), "no arguments");
+    if (given < count) throw std::invalid_argument("expected " + std::to_string(count) + " arguments, " + std::to_string(given) + " came");
+    void* backend = nullptr;
+    ensure(napi_get_instance_data(env, &backend), "no instance data");
+    if (!backend) throw std::runtime_error("the binding did not start");
+    return function(env, *static_cast<TFJSBackend*>(backend), args);
+  } catch (const std::exception& error) {
+    message = error.what();
+  }
+  bool pending = false;
+  napi_is_exception_pending(env, &pending);
+  if (!pending) napi_throw_error(env, nullptr, message.c_str());
+  return nullptr;
+}
+
+/** Keeps this module in memory: when the last worker that uses it ends, node unloads it, and the pool's threads would run on nothing. */
+void stayLoaded() {
+  Dl_info self;
+  if (dladdr(reinterpret_cast<void*>(&stayLoaded), &self)) dlopen(self.dli_fname, RTLD_NOW | RTLD_NOLOAD | RTLD_NODELETE);
+}
+
+napi_value start(napi_env env, napi_value exports) {
+  stayLoaded();
+  exports = tfnodejs::InitTFNodeJSBinding(env, exports);
+  const std::pair<const char*, napi_callback> added[] = {
+      {"runKernel", entry<runKernel, 3>},           {"kernelNames", entry<kernelNames, 0>}, {"kernelLevel", entry<kernelLevel, 0>},
+      {"kernelThreads", entry<kernelThreads, 0>},   {"tensorBytes", entry<tensorBytes, 1>}, {"addFunction", entry<addFunction, 1>},
+      {"tensorFromBytes", entry<tensorFromBytes, 3>},
+  };
+  for (const auto& [name, callback] : added) {
+    napi_value function;
+    if (napi_create_function(env, name, NAPI_AUTO_LENGTH, callback, nullptr, &function) != napi_ok) return nullptr;
+    if (napi_set_named_property(env, exports, name, function) != napi_ok) return nullptr;
+  }
+  return exports;
+}
+
+} // namespace
+
+NAPI_MODULE_INIT() { return start(env, exports); }

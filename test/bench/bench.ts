@@ -1,0 +1,139 @@
+/** npm run bench -- --peer PYTHON --checkpoints DIR: speed and peak memory beside PyTorch + transformers + PEFT, in one run. */
+import { existsSync, readFileSync, statSync } from "node:fs";
+import { availableParallelism, cpus, totalmem } from "node:os";
+import { dirname, join, resolve } from "node:path";
+import { CommanderError } from "commander";
+import { writeFileAtomic } from "vitrine/files/atomic";
+import { readJson } from "vitrine/files/json";
+import { clipConfig } from "vitrine/models/clip";
+import { answer } from "./child";
+import { better, type Limits } from "./limits";
+import { type BenchDtype, type Options, parseOptions } from "./options";
+import { makeCheckpoints, PEER, peerVersions } from "./peer-side";
+import { profileTable } from "./profile";
+import { cells, type Machine, machineLines, type Result, type Round, type Row, reportJson, table, toRow } from "./report";
+import { CHECKPOINT, operations, type Workload } from "./work";
+
+type Context = { options: Options; signal: AbortSignal };
+
+const say = (line: string): void => void process.stderr.write(`${line}\n`);
+
+/** Our side as a child: the same Node, this folder's script. */
+function ours<T>({ options, signal }: Context, what: string, script: string, args: string[]): Promise<T> {
+  const env = { VITRINE_THREADS: String(options.threads), VITRINE_BACKEND: process.env.VITRINE_BACKEND ?? "tensorflow" };
+  return answer<T>(what, process.execPath, ["--import", "tsx", join(__dirname, script), ...args], { env, signal });
+}
+
+const runOurs = (context: Context, workload: Workload, dtype: BenchDtype): Promise<Result> => {
+  const { checkpoints, reps, profile } = context.options;
+  return ours(context, `ours, ${workload} ${dtype}`, "ours.ts", [
+    checkpoints,
+    workload,
+    dtype,
+    String(reps),
+    ...(profile ? ["--profile"] : []),
+  ]);
+};
+
+const runPeer = ({ options, signal }: Context, workload: Workload, dtype: BenchDtype): Promise<Result> => {
+  const args = [
+    PEER,
+    "run",
+    options.checkpoints,
+    workload,
+    "--dtype",
+    dtype,
+    "--reps",
+    String(options.reps),
+    "--threads",
+    String(options.threads),
+  ];
+  return answer(`peer, ${workload} ${dtype}`, options.peer!, args, { signal });
+};
+
+async function findMachine(context: Context, versions: Record<string, string>): Promise<Machine> {
+  const { options, signal } = context;
+  say("measuring the machine's limits");
+  const peer = await answer<Limits>("limits.py", options.peer!, [join(__dirname, "limits.py"), String(options.threads)], { signal });
+  const limits = better(peer, await ours<Limits>(context, "limits.ts", "limits.ts", []));
+  return {
+    processor: cpus()[0]?.model.trim() || process.arch,
+    instructions: instructions(),
+    cores: availableParallelism(),
+    threads: options.threads,
+    memoryGb: Math.round(totalmem() / 2 ** 30),
+    limits,
+    versions: { node: process.versions.node, ...versions },
+  };
+}
+
+/** What of the processor decides the ratios, where the system tells it (Linux on x86-64). */
+function instructions(): string[] {
+  const file = "/proc/cpuinfo";
+  const flags = existsSync(file) ? new Set(/^flags\s*:(.*)$/m.exec(readFileSync(file, "utf8"))?.[1].trim().split(" ")) : new Set<string>();
+  return ["avx2", "avx512f", "avx512_bf16", "amx_bf16"].filter((flag) => flags.has(flag));
+}
+
+/** Seconds of one repetition -> share of the machine's limit. */
+function shareOf(checkpoints: string, workload: Workload, dtype: BenchDtype, limits: Limits): (seconds: number) => number {
+  const folder = join(checkpoints, CHECKPOINT);
+  if (workload === "load") {
+    const { size } = statSync(join(folder, "model.safetensors"));
+    return (seconds) => size / seconds / limits.read;
+  }
+  const work = operations(workload, clipConfig(readJson(join(folder, "config.json"))));
+  return (seconds) => work / seconds / limits[dtype];
+}
+
+/** The rounds of one row: peer, ours, peer, ours, so that a change of the machine's load meets both. */
+async function measureRow(context: Context, workload: Workload, dtype: BenchDtype): Promise<Round[]> {
+  const rounds: Round[] = [];
+  const { rounds: count } = context.options;
+  const told = (side: string, { rate, unit, peak_rss_mb }: Result) => `${side} ${rate.toPrecision(3)} ${unit}, ${peak_rss_mb} MB`;
+  for (let i = 1; i <= count; i++) {
+    const peer = await runPeer(context, workload, dtype);
+    const mine = await runOurs(context, workload, dtype);
+    rounds.push({ peer, ours: mine });
+    say(`${workload} ${dtype}, round ${i} of ${count}: ${told("peer", peer)}; ${told("ours", mine)}`);
+  }
+  return rounds;
+}
+
+async function compare(context: Context, versions: Record<string, string>): Promise<void> {
+  const { options } = context;
+  const machine = await findMachine(context, versions);
+  const rows: Row[] = [];
+  for (const workload of options.workloads)
+    for (const dtype of options.dtypes)
+      rows.push(toRow(await measureRow(context, workload, dtype), shareOf(options.checkpoints, workload, dtype, machine.limits)));
+  console.log(`\n${machineLines(machine)}\n\n${table(cells(rows))}`);
+  if (options.json) await writeFileAtomic(options.json, reportJson(machine, rows));
+}
+
+async function profile(context: Context): Promise<void> {
+  for (const workload of context.options.workloads)
+    for (const dtype of context.options.dtypes) {
+      const result = await runOurs(context, workload, dtype);
+      console.log(
+        `\n${workload} ${dtype}: ${result.rate.toPrecision(3)} ${result.unit}, peak ${result.peak_rss_mb} MB\n${table(profileTable(result.profile!))}`,
+      );
+    }
+}
+
+async function main(args: string[], signal: AbortSignal): Promise<void> {
+  const parsed = parseOptions(args);
+  const options = { ...parsed, checkpoints: resolve(parsed.checkpoints), json: parsed.json && resolve(parsed.json) };
+  // Half an hour of measuring must not end in a file that cannot be written.
+  if (options.json && !existsSync(dirname(options.json)))
+    throw new Error(`--json ${options.json}: its folder does not exist; create it first`);
+  const versions = options.peer ? await peerVersions(options.peer, signal) : {};
+  await makeCheckpoints(options.checkpoints, options.peer, signal, say);
+  await (options.profile ? profile({ options, signal }) : compare({ options, signal }, versions));
+}
+
+const stop = new AbortController();
+for (const name of ["SIGINT", "SIGTERM", "SIGHUP"] as const) process.once(name, () => stop.abort(new Error("stopped")));
+main(process.argv.slice(2), stop.signal).catch((error) => {
+  process.exitCode = stop.signal.aborted ? 130 : error instanceof CommanderError ? error.exitCode : 1;
+  if (!(error instanceof CommanderError)) console.error(stop.signal.aborted ? "\nStopped; nothing was written." : (error as Error).message);
+});

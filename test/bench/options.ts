@@ -1,0 +1,66 @@
+/** The command line of the bench. */
+import { availableParallelism } from "node:os";
+import { Command, InvalidArgumentError } from "commander";
+import { WORKLOADS, type Workload } from "./work";
+
+export const DTYPES = ["float32", "bfloat16"] as const;
+export type BenchDtype = (typeof DTYPES)[number];
+
+export type Options = {
+  /** The Python with torch, transformers and peft; unset only with `profile`. */
+  peer?: string;
+  checkpoints: string;
+  workloads: Workload[];
+  dtypes: BenchDtype[];
+  /** Timed repetitions in a process. */
+  reps: number;
+  /** Processes of each side and row. */
+  rounds: number;
+  threads: number;
+  json?: string;
+  /** Time ours by TensorFlow op instead of comparing. */
+  profile: boolean;
+};
+
+/** @throws CommanderError (with its text already printed) for an argument that is unknown, missing or impossible, and for --help */
+export function parseOptions(args: string[], print: { out?: (text: string) => void; err?: (text: string) => void } = {}): Options {
+  const command = new Command("npm run bench --")
+    .description("Compares speed and peak memory with PyTorch + transformers + PEFT: both sides in turn, one process a measurement.")
+    .option("--peer <python>", "Python with torch, transformers and peft (src/setup/requirements-peer.txt)")
+    .requiredOption("--checkpoints <folder>", "real-size checkpoints of random weights; made there (2.7 GB) when missing")
+    .option("--workloads <list>", `of ${WORKLOADS.join(",")}`, listOf(WORKLOADS), [...WORKLOADS])
+    .option("--dtypes <list>", `of ${DTYPES.join(",")}`, listOf(DTYPES), [...DTYPES])
+    .option("--reps <n>", "timed repetitions in each process", wholeNumber(1), 6)
+    .option("--rounds <n>", "processes of each side and row, at least 2", wholeNumber(2), 2)
+    .option("--threads <n>", "threads of both sides (default: the number of cores)", wholeNumber(1))
+    .option("--json <file>", "write the rows there too")
+    .option("--profile", "time ours by TensorFlow op, without the peer", false)
+    .allowExcessArguments(false)
+    .configureOutput({ writeOut: print.out, writeErr: print.err })
+    .exitOverride();
+  command.parse(args, { from: "user" });
+  const options = command.opts<Options>();
+  if (!options.peer && !options.profile)
+    command.error("error: --peer is missing: the Python that the comparison is with (or --profile to time ours alone)");
+  if (options.json && options.profile) command.error("error: --json holds comparisons; it does not go with --profile");
+  return { ...options, threads: options.threads ?? availableParallelism() };
+}
+
+const listOf =
+  <T extends string>(known: readonly T[]) =>
+  (text: string): T[] => {
+    const items = text.split(",").map((item) => item.trim());
+    const unknown = items.filter((item) => !known.includes(item as T));
+    if (unknown.length)
+      throw new InvalidArgumentError(`${unknown.map((item) => `"${item}"`).join(", ")} not known; known: ${known.join(", ")}.`);
+    return [...new Set(items)] as T[];
+  };
+
+const wholeNumber =
+  (least: number) =>
+  (text: string): number => {
+    const value = Number(text);
+    if (!/^\d+$/.test(text) || value < least || value > 10_000)
+      throw new InvalidArgumentError(`Expected a whole number from ${least} to 10000.`);
+    return value;
+  };
