@@ -120,9 +120,20 @@ export function toBfloat16<T extends tf.Tensor>(x: T): T {
   return run("Cast", [typeAttribute("SrcT", TF_FLOAT), typeAttribute("DstT", TF_BFLOAT16), flag("Truncate", false)], [x]) as T;
 }
 
+const unpack: { plain: (x: tf.Tensor) => tf.Tensor } = { plain: (x) => x };
+
+/** How a bfloat16 tensor that is kept in another order comes back in C order; `frozen.ts` sets this. */
+export function setUnpack(plain: (x: tf.Tensor) => tf.Tensor): void {
+  unpack.plain = plain;
+}
+
 /** bfloat16 -> float32, exact; any other tensor comes back as it is. Same shape. No gradient. */
 export function toFloat32<T extends tf.Tensor>(x: T): T {
   if (!isBfloat16(x)) return x;
+  return tf.tidy(() => widen(unpack.plain(x))) as T;
+}
+
+function widen<T extends tf.Tensor>(x: T): T {
   return run("Cast", [typeAttribute("SrcT", TF_BFLOAT16), typeAttribute("DstT", TF_FLOAT), flag("Truncate", false)], [x]) as T;
 }
 

@@ -57,10 +57,36 @@ function registerGradient<I extends Tensors, A extends Attributes>(kernelName: s
     inputsToSave: names,
     outputsToSave: [op.saves?.output ?? false],
     gradFunc: (dy, saved, attrs) => {
+      freeSpent(dy as tf.Tensor, saved);
       const named = Object.fromEntries(names.map((name, i) => [name, saved[i]])) as Partial<I> & { y?: tf.Tensor };
       if (op.saves?.output) named.y = saved[names.length];
       // tfjs wants a function for every input; one that is not differentiable says so when it is asked.
-      return op.gradient!(dy as tf.Tensor, named, attrs as unknown as A) as { [name: string]: () => tf.Tensor };
+      return owned(op.gradient!(dy as tf.Tensor, named, attrs as unknown as A) as { [name: string]: () => tf.Tensor }, dy as tf.Tensor);
     },
   });
+}
+
+/** Gradients that our ops made and tfjs alone refers to. */
+const made = new WeakSet<tf.Tensor>();
+let spent: tf.Tensor[] = [];
+
+/**
+ * tfjs keeps every activation and its gradient until the whole backward pass is over. When the next of our ops is asked for its gradients, the one
+ * before has given all of its own, so what it saved can go, and what it received: unless somebody else may hold that (it was given to tf.grad, or comes
+ * from a stock op). Nothing goes while an outer tape may want it (a gradient of a gradient).
+ */
+function freeSpent(dy: tf.Tensor, saved: tf.Tensor[]): void {
+  for (const x of spent) x.dispose();
+  const nested = (tf.engine() as unknown as { state: { gradientDepth: number } }).state.gradientDepth > 0;
+  spent = nested ? [] : made.has(dy) ? [...saved, dy] : saved;
+}
+
+function owned(gradients: { [name: string]: () => tf.Tensor }, dy: tf.Tensor): { [name: string]: () => tf.Tensor } {
+  const own = (compute: () => tf.Tensor) => () => {
+    const x = compute();
+    const mine = x === dy ? x.clone() : x;
+    made.add(mine);
+    return mine;
+  };
+  return Object.fromEntries(Object.entries(gradients).map(([name, compute]) => [name, own(compute)]));
 }

@@ -19,7 +19,7 @@ import {
   patchSpec,
   projectionSpec,
 } from "../nn/layers";
-import { crossEntropy } from "../nn/ops";
+import { addSameShape, crossEntropy } from "../nn/ops";
 import { matrix, type Params, repeat, w } from "../nn/spec";
 import { at, noTap, type Tap } from "../nn/tap";
 import { checkHeads, checkKnown, readConfig } from "./config";
@@ -114,9 +114,9 @@ type Tower = { hidden_act: string; num_attention_heads: number; layer_norm_eps: 
 function block(p: Block, c: Tower, x: tf.Tensor3D, tap: Tap, mask?: tf.Tensor4D): tf.Tensor3D {
   x = tap("resid_pre", x);
   const attn = attention(p.attn, layerNorm(p.ln1, x, c.layer_norm_eps), c.num_attention_heads, at(tap, "attn"), mask);
-  x = tap("resid_mid", x.add(tap("attn_out", attn)));
+  x = tap("resid_mid", addSameShape(x, tap("attn_out", attn)));
   const ff = mlp(p.mlp, layerNorm(p.ln2, x, c.layer_norm_eps), activation(c.hidden_act), at(tap, "mlp"));
-  return tap("resid_post", x.add(tap("mlp_out", ff)));
+  return tap("resid_post", addSameShape(x, tap("mlp_out", ff)));
 }
 
 /**
@@ -134,7 +134,7 @@ export function encodeImage(p: ClipParams["vision"], c: VisionConfig, pixels: tf
   let x = tf.concat([cls, patches], 1).add(positionTable(p.position, c, H, W)) as tf.Tensor3D; //    [B, N, D]
   x = layerNorm(p.lnPre, t("embed", x), c.layer_norm_eps);
   p.blocks.forEach((b, i) => {
-    x = block(b, c, x, at(t, `blocks.${i}`));
+    x = tf.tidy(() => block(b, c, x, at(t, `blocks.${i}`)));
   });
   const first = x.slice([0, 0, 0], [B, 1, D]).reshape([B, D]) as tf.Tensor2D; //                     [B, D]
   const pooled = t("pooled", layerNorm(p.lnPost, first, c.layer_norm_eps));
@@ -155,7 +155,7 @@ export function encodeText(p: ClipParams["text"], c: TextConfig, ids: tf.Tensor2
   let x = t("embed", embedding(p.token, ids).add(position) as tf.Tensor3D); //                       [B, N, D]
   const blocked = mask ? causalMask(N).add(paddingMask(mask)) : causalMask(N);
   p.blocks.forEach((b, i) => {
-    x = block(b, c, x, at(t, `blocks.${i}`), blocked as tf.Tensor4D);
+    x = tf.tidy(() => block(b, c, x, at(t, `blocks.${i}`), blocked as tf.Tensor4D));
   });
   const final = t("final", layerNorm(p.lnFinal, x, c.layer_norm_eps)); //                            [B, N, D]
   const end = c.eos_token_id === 2 ? ids.argMax(-1) : ids.equal(c.eos_token_id).cast("int32").argMax(-1);

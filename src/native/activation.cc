@@ -7,7 +7,8 @@
  *   gated               gate [.., D], up [.., D]; numbers kind, dtype of y    -> y [.., D] = f(gate) · up (Shazeer 2020)
  *   gatedGradient       dy, gate, up; numbers kind, dtype of the results      -> dgate, dup
  *
- * Kinds: 0 gelu, x Φ(x) (Hendrycks & Gimpel 2016); 1 its tanh form; 2 quick gelu, x σ(1.702 x) (CLIP's model.py); 3 silu, x σ(x).
+ * Kinds, numbered as linear's: 1 gelu, x Φ(x) (Hendrycks & Gimpel 2016); 2 quick gelu, x σ(1.702 x) (CLIP's model.py); 3 silu, x σ(x);
+ * 4 the tanh form of gelu.
  */
 #include <algorithm>
 
@@ -25,6 +26,9 @@ struct Slope {
   Floats value, derivative; // f(x) and f'(x)
 };
 
+/** x where it matters to a slope: far from 0 that is 0 or 1, and its terms shall stay finite. NaN stays. */
+inline Floats held(Floats x) { return smaller(splat(1e6f), larger(splat(-1e6f), x)); }
+
 struct Gelu {
   static Floats value(Floats x) { return x * (0.5f + 0.5f * errorFunction(x * kRootHalf)); }
   static Slope slope(Floats x) {
@@ -37,7 +41,7 @@ struct Gelu {
 struct GeluTanh {
   static Floats value(Floats x) { return x * sigmoid(kTanhSlope * (x + kCubic * x * x * x)); }
   static Slope slope(Floats x) {
-    const Floats near = smaller(splat(1e6f), larger(splat(-1e6f), x)); // the slope is 0 or 1 by then, and its terms stay finite
+    const Floats near = held(x);
     const Sigmoid s = bothSigmoids(kTanhSlope * (near + kCubic * near * near * near));
     return {x * s.value, s.value + near * s.value * s.rest * (kTanhSlope + kTanhSlope * 3.0f * kCubic * near * near)};
   }
@@ -48,19 +52,20 @@ struct Sigmoidal {
   static constexpr float kScale = kThousandths / 1000.0f;
   static Floats value(Floats x) { return x * sigmoid(x * kScale); }
   static Slope slope(Floats x) {
-    const Sigmoid s = bothSigmoids(x * kScale);
-    return {x * s.value, s.value + x * kScale * s.value * s.rest};
+    const Floats near = held(x) * kScale;
+    const Sigmoid s = bothSigmoids(near);
+    return {x * s.value, s.value + near * s.value * s.rest};
   }
 };
 
 /** Calls body(Kind{}) with the type of the kind that the number names. */
 template <class Body>
 void withKind(const Call& call, size_t index, const Body& body) {
-  switch (call.integer(index, 0, 3)) {
-    case 0: return body(Gelu{});
-    case 1: return body(GeluTanh{});
+  switch (call.integer(index, 1, 4)) {
+    case 1: return body(Gelu{});
     case 2: return body(Sigmoidal<1702>{});
-    default: return body(Sigmoidal<1000>{});
+    case 3: return body(Sigmoidal<1000>{});
+    default: return body(GeluTanh{});
   }
 }
 

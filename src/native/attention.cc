@@ -39,7 +39,10 @@ struct KeyPanels {
   }
 };
 
-/** One key head of one picture: queries first to last of each of its query heads; finish(head, query, weights, sum) gets each row's softmax. */
+/**
+ * Queries first to last of one head of one picture, kRows at a time: finish(query, rows, keys seen, sums) finds their weights in `weights`,
+ * keys rounded up to kLanes apart.
+ */
 template <class Cell, class Finish>
 void scoreRows(const Attention& a, const KeyPanels<Cell>& panels, int64_t b, int64_t head, int64_t first, int64_t last, const float* bias,
                typename Cell::Element* weights, const Finish& finish) {
@@ -72,7 +75,8 @@ void attendGroup(const Attention& a, int64_t b, int64_t g, int64_t first, int64_
   for (int64_t head = g * shared; head < (g + 1) * shared; head++)
     scoreRows<Cell>(a, panels, b, head, first, last, bias, weights, [&](int64_t query, int64_t m, int64_t seen, const RowSum* sums) {
       const int64_t depth = (seen + Cell::kElements - 1) / Cell::kElements;
-      Product<Cell>{cellsOf(weights), stride / Cell::kElements, m, panels.values, panels.valueDepth, depth, a.width}.into(mixed, a.width, false);
+      const Product<Cell> product{cellsOf(weights), stride / Cell::kElements, m, panels.values, panels.valueDepth, depth, a.width};
+      product.into(mixed, a.width, false);
       for (int64_t r = 0; r < m; r++) {
         const Writer to = out.from(a.out.at(b, query + r, head, a.width));
         const float share = 1.0f / sums[r].sum;

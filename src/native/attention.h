@@ -1,11 +1,11 @@
 /**
  * What the attention kernels share: the tensors of a call, its masks, and the softmax of a row of scores.
  *
- * Every kernel starts with the inputs q [B, Nq, H·d], k and v [B, Nk, G·d] (token-major, as linear layers give them; G key heads, each for
- * H / G neighbouring query heads), padding? [B, Nk] (int32, uint8 or bool; 0 where there is no token), mask? [B or 1, H or 1, Nq or 1, Nk]
- * (float32 or bfloat16, added to the scores). Without k and v, q is [B, N, (H + 2 G)·d], the three side by side. Numbers: H, G, 1 for causal
- * (query i sees keys up to i + Nk - Nq), scale of the scores, and how many rows of k and v count (0: all; a cache may have room for more).
- * d is a multiple of 16 up to 128.
+ * Every kernel starts with the inputs q [B, Nq, H·d], k and v [B, Nk, G·d] (token-major, as linear layers give them; G key heads, each
+ * for H / G neighbouring query heads), padding? [B, Nk] (int32, uint8 or bool; 0 where there is no token), and mask?
+ * [B or 1, H or 1, Nq or 1, Nk] (float32 or bfloat16, added to the scores). Without k and v, q is [B, N, (H + 2 G)·d], the three side by
+ * side. Numbers: H, G, 1 for causal (query i sees keys up to i + Nk - Nq), scale of the scores, and how many rows of k and v count (0: all;
+ * a cache may have room for more). d is a multiple of 16 up to 128.
  *
  * A key is hidden by adding kHidden, as the formula does. A row that may look nowhere looks at all its (causal) keys evenly: finite.
  */
@@ -129,8 +129,8 @@ struct RowSum {
 };
 
 /**
- * Softmax without its last division. scores: `limit` products of a query with keys, not yet scaled -> weights e^(score - largest), then zeros
- * up to `padded`, a multiple of kLanes.
+ * Softmax without its last division. scores: `limit` products of a query with keys, not yet scaled -> weights e^(score - largest), then
+ * zeros up to `padded`, a multiple of kLanes.
  */
 template <class Element>
 inline RowSum softmaxRow(float* scores, int64_t limit, int64_t padded, float scale, const RowMask* mask, Element* weights) {

@@ -101,8 +101,8 @@ struct Softmaxed {
   Floats weight, slope;
 };
 
-inline Softmaxed differentiate(const Attention& a, const RowMask* mask, float logarithm, float delta, Floats score, Floats product, int64_t key,
-                               int64_t limit) {
+inline Softmaxed differentiate(const Attention& a, const RowMask* mask, float logarithm, float delta, Floats score, Floats product,
+                               int64_t key, int64_t limit) {
   const bool nowhere = mask && logarithm <= kHidden / 2;
   const Floats s = mask ? mask->apply(score, a.scale, key, limit) : score * a.scale;
   const Floats p = firstLanes(nowhere ? splat(1.0f / static_cast<float>(limit)) : exponential(s - logarithm), limit - key, 0);

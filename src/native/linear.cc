@@ -1,207 +1,12 @@
-/** The packed bfloat16 product of a frozen weight, with what follows it in a layer folded in; and the small products of a LoRA pair. */
-#include "linear.h"
+/** The packed bfloat16 product of a frozen weight. */
+#include "product.h"
 
 #if VITRINE_LEVEL >= 2
 
 namespace vitrine {
 namespace {
 
-constexpr int64_t kBlockRows = 192;   // rows of x that stay in the cache while a panel passes
-constexpr int64_t kBlockPairs = 2048; // of a panel: 512 KB, half of a core's cache
-
-enum Activation : int { kNone, kGelu, kQuickGelu, kSilu, kGeluTanh, kActivations };
-
-Floats activate(int activation, Floats x) {
-  switch (activation) {
-    case kGelu: return 0.5f * x * (1.0f + errorFunction(x * 0.70710678f));
-    case kQuickGelu: return x * sigmoid(1.702f * x);
-    case kSilu: return x * sigmoid(x);
-    case kGeluTanh: return x * sigmoid(1.5957691f * (x + 0.044715f * x * x * x)); // (1 + tanh u) / 2 is the sigmoid of 2u
-    default: return x;
-  }
-}
-
-/** A matrix in memory, float32 or bfloat16; null where there is none. */
-struct Matrix {
-  float* wide = nullptr;
-  uint16_t* narrow = nullptr;
-  int64_t columns = 0;
-  explicit operator bool() const { return wide || narrow; }
-
-  __m512 load(int64_t i, int64_t j, __mmask16 mask) const {
-    const int64_t at = i * columns + j;
-    if (wide) return _mm512_maskz_loadu_ps(mask, wide + at);
-    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, narrow + at)), 16);
-  }
-  void store(int64_t i, int64_t j, __mmask16 mask, __m512 v) const {
-    const int64_t at = i * columns + j;
-    if (wide) return _mm512_mask_storeu_ps(wide + at, mask, v);
-    _mm256_mask_storeu_epi16(narrow + at, mask, (__m256i)_mm512_cvtneps_pbh(v));
-  }
-};
-
-Matrix matrixOf(const View* view) {
-  if (!view || view->size() == 0) return {};
-  if (view->dtype == kFloat32) return {view->floats(), nullptr, view->dim(-1)};
-  return {nullptr, view->halves(), view->dim(-1)};
-}
-
-/** What happens to the sums on their way to memory. */
-struct Epilogue {
-  const float* bias = nullptr;
-  int activation = kNone;
-  Matrix before; // receives what goes into the activation
-  Matrix residual;
-  Matrix y;
-
-  /** sums: float32 [rows][64] -> rows `i` on, `columns` columns from `j` on. */
-  void operator()(const float* sums, int64_t rows, int64_t i, int64_t j, int64_t columns) const {
-    for (int64_t row = 0; row < rows; row++) {
-      for (int64_t k = 0; k < columns; k += 16) {
-        const __mmask16 mask = columns - k >= 16 ? 0xffff : (1u << (columns - k)) - 1;
-        __m512 v = _mm512_loadu_ps(sums + row * kPanel + k);
-        if (bias) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(mask, bias + j + k));
-        if (before) before.store(i + row, j + k, mask, v);
-        if (activation != kNone) v = (__m512)activate(activation, (Floats)v);
-        if (residual) v = _mm512_add_ps(v, residual.load(i + row, j + k, mask));
-        y.store(i + row, j + k, mask, v);
-      }
-    }
-  }
-};
-
-/** A left factor: bfloat16 rows of an even stride, zero where padded. */
-struct Rows {
-  const uint16_t* data = nullptr;
-  int64_t count = 0, stride = 0;
-};
-
-/** x as bfloat16 rows of even length: its own memory where it already is that, else a copy in `scratch`. */
-Rows rowsOf(const View& x, Scratch<uint16_t>& scratch) {
-  const int64_t count = x.rows(), length = x.dim(-1), stride = (length + 1) / 2 * 2;
-  if (x.dtype == kBfloat16 && stride == length) return {x.halves(), count, stride};
-  uint16_t* to = scratch.take(count * stride);
-  parallel(count, std::max<int64_t>(1, 65536 / std::max<int64_t>(1, length)), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-      if (x.dtype == kFloat32)
-        narrow(x.floats() + i * length, length, to + i * stride);
-      else
-        std::memcpy(to + i * stride, x.halves() + i * length, 2 * length);
-      if (stride > length) to[i * stride + length] = 0;
-    }
-  });
-  return {to, count, stride};
-}
-
-/** A packed right factor. */
-struct Packed {
-  const uint16_t* data = nullptr;
-  int64_t pairs = 0;
-  const uint16_t* panel(int64_t p) const { return data + p * pairs * kPanel * 2; }
-};
-
-/** Part of a product: one panel for some rows of x. low · up is added to x · weight where it is given. */
-void productBlock(const Rows& x, const Packed& weight, const Rows& low, const Packed& up, const Epilogue& finish, int64_t begin, int64_t end,
-                  int64_t panel, int64_t outputs) {
-  alignas(64) float sums[kBlockRows * kPanel];
-  const int64_t columns = std::min(kPanel, outputs - panel * kPanel);
-  for (int64_t first = 0; first == 0 || first < weight.pairs; first += kBlockPairs) {
-    const int64_t pairs = std::min(kBlockPairs, weight.pairs - first);
-    const bool once = weight.pairs <= kBlockPairs, last = first + kBlockPairs >= weight.pairs;
-    for (int64_t i = begin; i < end; i += kTileRows) {
-      const int64_t rows = std::min(kTileRows, end - i);
-      float* to = once ? sums : sums + (i - begin) * kPanel;
-      const uint16_t *left = x.data + i * x.stride + 2 * first, *right = weight.panel(panel) + first * kPanel * 2;
-      if (first == 0)
-        tileOf<false>(rows, columns, left, x.stride, right, pairs, to);
-      else
-        tileOf<true>(rows, columns, left, x.stride, right, pairs, to);
-      if (!last) continue;
-      if (low.data) tileOf<true>(rows, columns, low.data + i * low.stride, low.stride, up.panel(panel), up.pairs, to);
-      finish(to, rows, i, panel * kPanel, columns);
-    }
-  }
-}
-
-/** finish(x · weight + low · up) over all rows and panels, on all threads. */
-void product(const Rows& x, const Packed& weight, const Rows& low, const Packed& up, const Epilogue& finish, int64_t outputs) {
-  if (x.count == 0 || outputs == 0) return;
-  const int64_t panels = (outputs + kPanel - 1) / kPanel;
-  // At least four tasks a thread where there is work for them, and no block beyond kBlockRows.
-  const int64_t wanted = std::min((x.count + 23) / 24, (4 * threads() + panels - 1) / panels);
-  const int64_t blocks = std::max((x.count + kBlockRows - 1) / kBlockRows, wanted);
-  const int64_t height = ((x.count + blocks - 1) / blocks + kTileRows - 1) / kTileRows * kTileRows;
-  const int64_t tasks = panels * ((x.count + height - 1) / height);
-  const int64_t cost = (weight.pairs + 1) * std::min(height, x.count); // some 2 a nanosecond when few rows wait for memory
-  parallel(tasks, std::clamp<int64_t>(16384 / cost, 1, std::max<int64_t>(1, tasks / (4 * threads()))), [&](int64_t first, int64_t last) {
-    for (int64_t task = first; task < last; task++) {
-      const int64_t begin = task / panels * height;
-      productBlock(x, weight, low, up, finish, begin, std::min(x.count, begin + height), task % panels, outputs);
-    }
-  });
-}
-
-/** Packs a matrix [outputs, length], or [length, outputs] when `turned`, on all threads. */
-void packMatrix(const View& from, bool turned, float scale, uint16_t* to) {
-  const int64_t outputs = from.dim(turned ? 1 : 0), length = from.dim(turned ? 0 : 1), pairs = (length + 1) / 2;
-  const int64_t panels = (outputs + kPanel - 1) / kPanel;
-  const auto pack = [&](const auto* data, int64_t p) {
-    const int64_t columns = std::min(kPanel, outputs - p * kPanel);
-    uint16_t* panel = to + p * pairs * kPanel * 2;
-    if (turned)
-      packColumns(data + p * kPanel, outputs, columns, length, scale, panel);
-    else
-      packRows(data + p * kPanel * length, length, columns, length, scale, panel);
-  };
-  parallel(panels, std::max<int64_t>(1, 512 / std::max<int64_t>(1, pairs)), [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; p++) from.dtype == kFloat32 ? pack(from.floats(), p) : pack(from.halves(), p);
-  });
-}
-
-/** A small right factor, packed for this call. */
-Packed packNow(const View& from, bool turned, float scale, Scratch<uint16_t>& scratch) {
-  const int64_t outputs = from.dim(turned ? 1 : 0), pairs = (from.dim(turned ? 0 : 1) + 1) / 2;
-  uint16_t* to = scratch.take((outputs + kPanel - 1) / kPanel * pairs * kPanel * 2);
-  packMatrix(from, turned, scale, to);
-  return {to, pairs};
-}
-
-enum Use { kLeft, kLow, kRight, kUses };
-
-/** Memory of this thread for bfloat16 rows of x, for the small left factor, and for what is packed in a call. */
-Scratch<uint16_t>& scratchFor(Use use) {
-  static thread_local Scratch<uint16_t> memory[kUses];
-  return memory[use];
-}
-
-float scaleOf(Call& call, size_t index) {
-  const double scale = call.number(index);
-  if (!(scale - scale == 0)) call.fail("number %zu, the scale, is %g", index, scale);
-  return static_cast<float>(scale);
-}
-
-int outputDtype(Call& call, size_t index) {
-  const int64_t dtype = call.integer(index);
-  if (dtype != kFloat32 && dtype != kBfloat16) call.fail("number %zu, the output's dtype, is %lld; expected 1 or 14", index, (long long)dtype);
-  return static_cast<int>(dtype);
-}
-
 const View& matrix(Call& call, size_t index) { return call.input(index, {kFloat32, kBfloat16}, {-1, -1}); }
-
-/** Rows of numbers, [..., D]; `rows` and `columns` as expected, or -1. */
-const View& rowsInput(Call& call, size_t index, int64_t rows, int64_t columns) {
-  const View& view = call.input(index, {kFloat32, kBfloat16});
-  if (view.dims.empty() || (rows >= 0 && view.rows() != rows) || (columns >= 0 && view.dim(-1) != columns))
-    call.fail("input %zu is %s; expected %lld rows of %lld (-1: any)", index, describe(view).c_str(), (long long)rows, (long long)columns);
-  return view;
-}
-
-/** The shape of x with another last axis. */
-std::vector<int64_t> widened(const View& x, int64_t last) {
-  std::vector<int64_t> dims = x.dims;
-  dims.back() = last;
-  return dims;
-}
 
 /** weight [out, in]; number: 1 packs its transpose, for the gradient to the input -> packed [panels, pairs, 64, 2] */
 void packWeight(Call& call) {
@@ -223,11 +28,7 @@ void unpackWeight(Call& call) {
   uint16_t* weight = call.output(kBfloat16, {outputs, length}).halves();
   parallel((outputs + kPanel - 1) / kPanel, std::max<int64_t>(1, 512 / std::max<int64_t>(1, pairs)), [=](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; p++) {
-      const uint16_t* panel = packed + p * pairs * kPanel * 2;
-      for (int64_t first = 0; first < length; first += 32)
-        for (int64_t j = 0; j < std::min(kPanel, outputs - p * kPanel); j++)
-          for (int64_t k = first; k < std::min(length, first + 32); k++)
-            weight[(p * kPanel + j) * length + k] = panel[(k / 2 * kPanel + j) * 2 + k % 2];
+      unpackRows(packed + p * pairs * kPanel * 2, length, std::min(kPanel, outputs - p * kPanel), length, weight + p * kPanel * length);
     }
   });
 }
@@ -266,60 +67,11 @@ void linear(Call& call) {
   product(rowsOf(x, scratchFor(kLeft)), {weight.halves(), (length + 1) / 2}, low, up, finish, outputs);
 }
 
-/** t = scale · x · aᵀ. Inputs: x [..., in], a [r, in]. Numbers: scale; 1: a is [in, r]; dtype of t -> [..., r] */
-void lowRank(Call& call) {
-  const View& x = rowsInput(call, 0, -1, -1);
-  const int64_t length = x.dim(-1);
-  const bool turned = call.integer(1, 0, 1);
-  const View& a = call.input(1, {kFloat32, kBfloat16}, turned ? std::vector<int64_t>{length, -1} : std::vector<int64_t>{-1, length});
-  const float scale = scaleOf(call, 0);
-  const int64_t rank = a.dim(turned ? 1 : 0);
-  Epilogue finish;
-  finish.y = matrixOf(&call.output(outputDtype(call, 2), widened(x, rank)));
-  product(rowsOf(x, scratchFor(kLeft)), packNow(a, turned, scale, scratchFor(kRight)), {}, {}, finish, rank);
-}
-
-/** g = scale · tᵀ · x, the gradient of a matrix of the low-rank pair. Inputs: t [..., r], x [..., n]. Number: scale -> float32 [r, n] */
-void lowRankGradient(Call& call) {
-  const View& t = rowsInput(call, 0, -1, -1);
-  const View& x = rowsInput(call, 1, t.rows(), -1);
-  const float scale = scaleOf(call, 0);
-  const int64_t count = t.rows(), rank = t.dim(-1), columns = x.dim(-1), stride = (count + 1) / 2 * 2;
-  Epilogue finish;
-  finish.y = matrixOf(&call.output(kFloat32, {rank, columns}));
-  uint16_t* turned = scratchFor(kLow).take(rank * stride); // tᵀ, scaled
-  for (int64_t r = 0; r < rank; r++) {
-    for (int64_t i = 0; i < stride; i++) {
-      const int64_t from = i * rank + r;
-      turned[r * stride + i] = i >= count ? 0 : t.dtype == kFloat32 ? scaledHalf(t.floats()[from], scale) : scaledHalf(t.halves()[from], scale);
-    }
-  }
-  const Rows left{turned, rank, stride};
-  const int64_t panels = (columns + kPanel - 1) / kPanel;
-  // Each panel of x is packed where it is used: it is read once.
-  parallel(rank == 0 ? 0 : panels, 1, [&](int64_t begin, int64_t end) {
-    uint16_t* packed = scratchFor(kRight).take(stride * kPanel);
-    for (int64_t p = begin; p < end; p++) {
-      const int64_t width = std::min(kPanel, columns - p * kPanel);
-      if (x.dtype == kFloat32)
-        packColumns(x.floats() + p * kPanel, columns, width, count, 1, packed);
-      else
-        packColumns(x.halves() + p * kPanel, columns, width, count, 1, packed);
-      Epilogue shifted = finish;
-      shifted.y.wide += p * kPanel;
-      for (int64_t r = 0; r < rank; r += kBlockRows)
-        productBlock(left, {packed, stride / 2}, {}, {}, shifted, r, std::min(rank, r + kBlockRows), 0, width);
-    }
-  });
-}
-
 } // namespace
 } // namespace vitrine
 
 VITRINE_KERNEL("packWeight", vitrine::packWeight)
 VITRINE_KERNEL("unpackWeight", vitrine::unpackWeight)
 VITRINE_KERNEL("linear", vitrine::linear)
-VITRINE_KERNEL("lowRank", vitrine::lowRank)
-VITRINE_KERNEL("lowRankGradient", vitrine::lowRankGradient)
 
 #endif

@@ -1,12 +1,12 @@
 /**
- * Layer normalisation (Ba et al. 2016) and RMS normalisation (Zhang & Sennrich 2019) over the last axis, with the residual addition in front of
- * it. Statistics and sums are float32 whatever the tensors hold.
+ * Layer normalisation (Ba et al. 2016) and RMS normalisation (Zhang & Sennrich 2019) over the last axis, with the residual addition in
+ * front of it. Statistics and sums are float32 whatever the tensors hold.
  *
  *   layerNorm          x [.., D], weight [D], bias? [D], residual? [.., D]; numbers eps, dtype of y
  *   rmsNorm            the same without a use for the bias
  *     -> y [.., D], statistics [rows, 2] (mean, 1 / deviation; the mean is 0 for rmsNorm), and with a residual: x + residual, of its dtype
  *   layerNormGradient  dy [.., D], x [.., D] (what was normalised: the sum, if there was a residual), weight [D], statistics [rows, 2],
- *   rmsNormGradient      more? [.., D] (a gradient to add to dx: the one along the residual); numbers dtype of dx, 1 for the parameters' too
+ *   rmsNormGradient      more? [.., D] (added to dx: the gradient along the residual); numbers dtype of dx, 1 for the parameters' too
  *     -> dx [.., D], and when asked: dweight [D], and dbias [D] for layerNormGradient; both float32
  */
 #include <algorithm>
@@ -114,7 +114,8 @@ void addParameters(Reader dy, Reader x, Statistics s, int64_t width, Writer dwei
   });
 }
 
-constexpr int64_t kBlock = 64; // rows whose parameter gradients are summed by one thread: fixed, so that any number of threads adds in the same order
+// Rows whose parameter gradients are summed by one thread: fixed, so that any number of threads adds in the same order.
+constexpr int64_t kBlock = 64;
 
 template <bool kRms>
 void normGradient(Call& call) {

@@ -8,8 +8,7 @@
 #pragma once
 #include <algorithm>
 
-#include "kernel.h"
-#include "vector.h"
+#include "values.h"
 
 namespace vitrine {
 namespace {
@@ -49,7 +48,8 @@ struct PairCell {
   /** Two rows of float32 as one row of cells, rounded to nearest even. */
   static Floats pack(const Floats* rows) {
     typedef int16_t Places __attribute__((vector_size(64)));
-    const Places zip = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    const Places zip = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
     return (Floats)_mm512_permutexvar_epi16((__m512i)zip, (__m512i)_mm512_cvtne2ps_pbh((__m512)rows[1], (__m512)rows[0]));
   }
 };
@@ -66,7 +66,8 @@ inline void storeCells(uint32_t* p, Floats v) { std::memcpy(p, &v, sizeof v); }
 
 /** kM rows by kN vectors of C, all in registers. */
 template <class Cell, int kM, int kN>
-inline void block(const typename Cell::Type* a, int64_t strideA, const typename Cell::Type* b, int64_t depth, float* c, int64_t strideC, bool add) {
+inline void block(const typename Cell::Type* a, int64_t strideA, const typename Cell::Type* b, int64_t depth, float* c, int64_t strideC,
+                  bool add) {
   Floats sums[kM][kN];
 #pragma GCC unroll 8
   for (int i = 0; i < kM; i++)
@@ -173,7 +174,7 @@ inline void transpose(const T* from, int64_t strideFrom, int64_t rows, int64_t c
     }
 }
 
-/** Rows [columns, depth cells] as the panels of their transpose: depth cells by `columns`. Rows must be readable to a multiple of kLanes. */
+/** Rows [columns, depth cells] as the panels of their transpose, depth cells by `columns`. Rows: readable to a multiple of kLanes. */
 template <class Cell>
 inline void panelsOfRows(const typename Cell::Type* rows, int64_t stride, int64_t columns, int64_t depth, typename Cell::Type* panels) {
   for (int64_t j = 0; j < columns; j += kPanel)
@@ -184,7 +185,7 @@ inline void panelsOfRows(const typename Cell::Type* rows, int64_t stride, int64_
 inline Floats widened(const float* p) { return load(p); }
 inline Floats widened(const uint16_t* p) { return load(p); }
 
-/** Rows of elements [count, width], width a multiple of 16, as panels whose cells lie along the rows' axis: ceil(count / kElements) by width. */
+/** Rows of elements [count, width], width a multiple of 16, as panels with cells along the rows' axis: ceil(count / kElements) by width. */
 template <class Cell>
 inline void panelsAlongRows(const typename Cell::Element* rows, int64_t stride, int64_t count, int64_t width, typename Cell::Type* panels) {
   const int64_t depth = (count + Cell::kElements - 1) / Cell::kElements;

@@ -4,6 +4,7 @@
  */
 import { defineOp } from "../engine/op";
 import { tf } from "../engine/tf";
+import { attentionGradientKernel, attentionKernel } from "./kernels";
 
 type Plain = { q: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D };
 type Masked = Plain & { mask: tf.Tensor4D };
@@ -41,18 +42,29 @@ function gradients(dz: tf.Tensor3D, saved: Plain & { mask?: tf.Tensor4D }, heads
   return [merged(tf.matMul(dScores, k)), merged(tf.matMul(dScores, q, true, false)), merged(tf.matMul(pattern, dy, true, false))];
 }
 
+const native = (inputs: Plain & { mask?: tf.Tensor4D }, attributes: { heads: number }): tf.Tensor =>
+  attentionKernel(inputs, attributes.heads)?.[0] ?? formula(inputs, attributes);
+
 const gradient = (dy: tf.Tensor, saved: object, { heads }: { heads: number }) => {
-  const [q, k, v] = tf.tidy(() => gradients(dy as tf.Tensor3D, saved as Masked, heads));
+  const [q, k, v] = tf.tidy(
+    () => attentionGradientKernel(dy, saved as Masked, heads) ?? gradients(dy as tf.Tensor3D, saved as Masked, heads),
+  );
   return { q: () => q, k: () => k, v: () => v };
 };
 
 const attendAll = defineOp<Plain, { heads: number }>("Attend", {
   formula: ({ q, k, v }, attributes) => formula({ q, k, v }, attributes), // a mask would be lost to its gradient
+  kernels: { tensorflow: ({ q, k, v }, attributes) => native({ q, k, v }, attributes) },
   saves: { inputs: ["q", "k", "v"] },
   gradient,
 });
 /** The mask is a constant for the gradient. */
-const attendMasked = defineOp<Masked, { heads: number }>("AttendMasked", { formula, saves: { inputs: ["q", "k", "v", "mask"] }, gradient });
+const attendMasked = defineOp<Masked, { heads: number }>("AttendMasked", {
+  formula,
+  kernels: { tensorflow: native },
+  saves: { inputs: ["q", "k", "v", "mask"] },
+  gradient,
+});
 
 /** Multi-head attention of queries to keys. q, k, v: [B, N, D], mask: [B or 1, 1, N, N], added to the scores -> [B, N, D] */
 export function attend({ q, k, v, mask }: Plain & { mask?: tf.Tensor4D }, heads: number): tf.Tensor3D {

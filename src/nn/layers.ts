@@ -2,7 +2,7 @@
 import { tf } from "../engine/tf";
 import { attend, attentionScores, mergeHeads, splitHeads } from "./attend";
 import { addSameShape, gatherRows, gelu, layerNormOp, linearProduct, quickGelu, rowNorms } from "./ops";
-import { matrix, patchKernel, w } from "./spec";
+import { patchKernel, w, weight } from "./spec";
 import { noTap, type Tap, watched } from "./tap";
 
 /** A low-rank addition to a weight: W + scale · B·A (Hu et al. 2021). Attached by `withLora`. */
@@ -24,13 +24,13 @@ export type Mlp = { fc1: Linear; fc2: Linear };
 
 /** Spec of a linear layer with bias. */
 export const linearSpec = (name: string, inner: number, out: number) => ({
-  weight: matrix(`${name}.weight`, [out, inner]),
+  weight: weight(`${name}.weight`, [out, inner]),
   bias: w(`${name}.bias`, [out]),
 });
 
 /** Spec of a linear layer without bias. */
 export const projectionSpec = (name: string, inner: number, out: number) => ({
-  weight: matrix(`${name}.weight`, [out, inner]),
+  weight: weight(`${name}.weight`, [out, inner]),
 });
 
 /** Spec of a patch convolution without bias (CLIP). */
@@ -77,7 +77,7 @@ export function activation(name: string): (x: tf.Tensor) => tf.Tensor {
 }
 
 /**
- * Multi-head self-attention (Vaswani et al. 2017). Where nothing inside is watched it runs as one op, with the same numbers.
+ * Multi-head self-attention (Vaswani et al. 2017). It runs as one op unless a tap changes something inside.
  *
  * @param mask added to the scores before the softmax: 0 where a query may look, a large negative number where not; [B or 1, 1, N, N]
  */
@@ -86,19 +86,31 @@ export function attention(p: Attention, x: tf.Tensor3D, heads: number, tap: Tap 
   if (D % heads !== 0) throw new RangeError(`attention: width ${D} does not divide into ${heads} heads (num_attention_heads)`);
   return tf.tidy(() => {
     const [q, k, v] = [p.q, p.k, p.v].map((layer) => linear(layer, x) as tf.Tensor3D); //           [B, N, D]
-    const z = watched(tap) ? attendWatched({ q, k, v }, heads, tap, mask) : attend({ q, k, v, mask }, heads);
-    return linear(p.out, z) as tf.Tensor3D; //                                                      [B, N, D]
+    const edited = watched(tap) ? attendWatched({ q, k, v }, heads, tap, mask) : undefined;
+    return linear(p.out, edited ?? attend({ q, k, v, mask }, heads)) as tf.Tensor3D; //             [B, N, D]
   });
 }
 
-function attendWatched(x: { q: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D }, heads: number, tap: Tap, mask?: tf.Tensor4D): tf.Tensor3D {
-  const q = tap("q", splitHeads(x.q, heads)); //                                                     [B, H, N, dh]
-  const k = tap("k", splitHeads(x.k, heads));
-  const v = tap("v", splitHeads(x.v, heads));
-  const scores = tap("attn_scores", attentionScores(q, k, mask)); //                                 [B, H, N, N]
-  const pattern = tap("pattern", tf.softmax(scores)); //                                             rows sum to 1
-  const z = tap("z", tf.matMul(pattern, v)); //                                                      [B, H, N, dh]
-  return mergeHeads(z as tf.Tensor4D); //                                                            [B, N, D]
+/** Attention in steps that a tap sees. Its result counts only where a tap changed a step: looking alone must not change the last digit of an answer. */
+function attendWatched(
+  x: { q: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D },
+  heads: number,
+  tap: Tap,
+  mask?: tf.Tensor4D,
+): tf.Tensor3D | undefined {
+  let changed = false;
+  const watch = <T extends tf.Tensor>(name: string, step: T): T => {
+    const y = tap(name, step);
+    changed ||= y !== step;
+    return y;
+  };
+  const q = watch("q", splitHeads(x.q, heads)); //                                                   [B, H, N, dh]
+  const k = watch("k", splitHeads(x.k, heads));
+  const v = watch("v", splitHeads(x.v, heads));
+  const scores = watch("attn_scores", attentionScores(q, k, mask)); //                               [B, H, N, N]
+  const pattern = watch("pattern", tf.softmax(scores)); //                                           rows sum to 1
+  const z = watch("z", tf.matMul(pattern, v)); //                                                    [B, H, N, dh]
+  return changed ? mergeHeads(z as tf.Tensor4D) : undefined; //                                      [B, N, D]
 }
 
 /** Feed-forward part. x: [B, N, D] -> [B, N, D] */

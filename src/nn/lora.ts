@@ -2,7 +2,8 @@
  * LoRA as a change of parameter trees: `withLora` gives the same model with low-rank additions at the modules that a pattern names, sharing
  * every base tensor. Options, defaults, matching and scaling are PEFT's (peft/tuners/lora/config.py, peft/tuners/tuners_utils.py).
  */
-import { isBfloat16, toBfloat16, toFloat32 } from "../engine/bfloat16";
+import { isBfloat16, toFloat32 } from "../engine/bfloat16";
+import { disposeFrozen, frozenWeight } from "../engine/frozen";
 import { tf } from "../engine/tf";
 import { nearest } from "../files/nearest";
 import { random } from "../data/random";
@@ -168,14 +169,14 @@ export function mergeLora<M extends Adaptable>(model: M): { model: M; disposeMer
     return replaceAt(tree, path, () => ({ ...p, weight, lora: undefined }));
   }, model.params);
   if (made.length === 0) throw new Error("mergeLora: this model carries no adapter; attach one with withLora or loadAdapter");
-  return { model: model.with(params as never) as M, disposeMerged: () => made.forEach((x) => x.dispose()) };
+  return { model: model.with(params as never) as M, disposeMerged: () => made.forEach(disposeFrozen) };
 }
 
 function mergedWeight({ weight, lora }: Linear): tf.Tensor2D {
   const { A, B, scale, magnitude } = lora!;
   const sum = toFloat32(weight).add(tf.matMul(B, A).mul(scale));
   const merged = magnitude ? sum.mul(magnitude.div(rowNorms(weight, A, B, scale)).expandDims(1)) : sum;
-  return (isBfloat16(weight) ? toBfloat16(merged) : merged) as tf.Tensor2D;
+  return (isBfloat16(weight) ? frozenWeight(merged as tf.Tensor2D) : merged) as tf.Tensor2D;
 }
 
 function checkOptions(options: LoraOptions): Required<LoraOptions> {
@@ -201,7 +202,7 @@ function moduleNames(spec: unknown): { name: string; path: (string | number)[]; 
       name: leaf.name.slice(0, -".weight".length),
       path: path.slice(0, -1),
       shape: leaf.shape,
-      linear: leaf.matrix && path[path.length - 1] === "weight",
+      linear: leaf.product === true,
     }));
 }
 

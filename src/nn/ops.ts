@@ -1,7 +1,9 @@
 /** The operations that tfjs lacks or saves too much for. Each is declared once: formula, gradient, source. */
 import { gatherBfloat16, isBfloat16, matMulBfloat16, toBfloat16, toFloat32 } from "../engine/bfloat16";
+import { isPacked, multiplyPacked, multiplyTransposed, plain } from "../engine/frozen";
 import { defineOp } from "../engine/op";
 import { tf } from "../engine/tf";
+import { activationGradientKernel, activationKernel, normGradientKernel, normKernel } from "./kernels";
 
 const rows = (x: tf.Tensor): tf.Tensor2D => x.reshape([-1, x.shape[x.shape.length - 1]!]) as tf.Tensor2D;
 
@@ -24,7 +26,7 @@ export function autocast<T>(compute: () => T): T {
 /** a·b with the arithmetic of the weight's dtype: bfloat16 weights multiply in bfloat16 and accumulate in float32; result float32. */
 function product(a: tf.Tensor2D, b: tf.Tensor2D, transposeA: boolean, transposeB: boolean): tf.Tensor2D {
   if (!mixed.on && !isBfloat16(b)) return tf.matMul(a, b, transposeA, transposeB);
-  return toFloat32(matMulBfloat16(toBfloat16(a), toBfloat16(b), transposeA, transposeB));
+  return toFloat32(matMulBfloat16(toBfloat16(a), toBfloat16(plain(b)), transposeA, transposeB));
 }
 
 type Product = { x: tf.Tensor; weight: tf.Tensor2D; bias?: tf.Tensor1D };
@@ -52,9 +54,13 @@ const project = defineOp<Product, Record<string, never>>("Project", {
 /** With a bfloat16 weight, which is frozen: x is not needed for any gradient, and not kept. */
 const projectFrozen = defineOp<Product, Record<string, never>>("ProjectFrozen", {
   formula: linearFormula,
+  kernels: {
+    tensorflow: (inputs) =>
+      isPacked(inputs.weight) ? multiplyPacked(inputs.x, inputs.weight, { bias: inputs.bias }) : linearFormula(inputs),
+  },
   saves: { inputs: ["weight"] },
   gradient: (dy, { weight }) => ({
-    x: () => gradientToInput(dy, weight!),
+    x: () => (isPacked(weight!) ? multiplyTransposed(dy, weight!) : gradientToInput(dy, weight!)),
     weight: () => {
       throw new Error('project: a bfloat16 weight is frozen; load with { dtype: "float32" } to train it');
     },
@@ -84,12 +90,19 @@ export function addSameShape<T extends tf.Tensor>(a: T, b: tf.Tensor): T {
   return addSame({ a, b }, {}) as T;
 }
 
+function normFormula({ x, weight, bias }: { x: tf.Tensor; weight: tf.Tensor1D; bias: tf.Tensor1D }, { eps }: { eps: number }): tf.Tensor {
+  return standardise(x, eps).normal.mul(weight).add(bias);
+}
+
 const normalise = defineOp<{ x: tf.Tensor; weight: tf.Tensor1D; bias: tf.Tensor1D }, { eps: number }>("LayerNorm", {
-  formula: ({ x, weight, bias }, { eps }) => standardise(x, eps).normal.mul(weight).add(bias),
+  formula: normFormula,
+  kernels: { tensorflow: (inputs, { eps }) => normKernel(inputs.x, inputs.weight, inputs.bias, eps)?.[0] ?? normFormula(inputs, { eps }) },
   saves: { inputs: ["x", "weight"] },
   gradient: (dy, { x, weight }, { eps }) => ({
     x: () =>
       tf.tidy(() => {
+        const native = normGradientKernel(dy, x!, weight!, eps, false);
+        if (native) return native[0];
         const { normal, inverse } = standardise(x!, eps);
         const g = dy.mul(weight!);
         return g
@@ -123,8 +136,11 @@ const density = (x: tf.Tensor): tf.Tensor =>
 
 const geluOp = defineOp<{ x: tf.Tensor }, Record<string, never>>("Gelu", {
   formula: ({ x }) => x.mul(phi(x)),
+  kernels: { tensorflow: ({ x }) => activationKernel(x, "gelu") ?? x.mul(phi(x)) },
   saves: { inputs: ["x"] },
-  gradient: (dy, { x }) => ({ x: () => tf.tidy(() => dy.mul(phi(x!).add(x!.mul(density(x!))))) }),
+  gradient: (dy, { x }) => ({
+    x: () => activationGradientKernel(dy, x!, "gelu") ?? tf.tidy(() => dy.mul(phi(x!).add(x!.mul(density(x!))))),
+  }),
 });
 
 /** Exact GELU, x Φ(x) (Hendrycks & Gimpel 2016). Any shape. */
@@ -133,9 +149,11 @@ export const gelu = (x: tf.Tensor): tf.Tensor => geluOp({ x }, {});
 const QUICK = 1.702;
 const quickGeluOp = defineOp<{ x: tf.Tensor }, Record<string, never>>("QuickGelu", {
   formula: ({ x }) => x.mul(x.mul(QUICK).sigmoid()),
+  kernels: { tensorflow: ({ x }) => activationKernel(x, "quick_gelu") ?? x.mul(x.mul(QUICK).sigmoid()) },
   saves: { inputs: ["x"] },
   gradient: (dy, { x }) => ({
     x: () =>
+      activationGradientKernel(dy, x!, "quick_gelu") ??
       tf.tidy(() => {
         const scaled = x!.mul(QUICK);
         const s = scaled.sigmoid();

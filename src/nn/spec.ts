@@ -3,6 +3,7 @@
  * derived from it, the loader checks it both ways, and the saver walks it backwards.
  */
 import { bfloat16Tensor, toBfloat16, toFloat32 as widen } from "../engine/bfloat16";
+import { disposeFrozen, frozenWeight, frozenWeightFromBytes } from "../engine/frozen";
 import { tf } from "../engine/tf";
 import { type TensorSource, toFloat32 } from "../files/safetensors";
 
@@ -19,6 +20,8 @@ export type WeightSpec<T extends tf.Tensor = tf.Tensor> = {
   readonly view?: number[];
   /** Matrices take the model's dtype; what adds or scales (norms, biases, positions) stays float32. */
   readonly matrix: boolean;
+  /** What a linear layer multiplies with; the other matrices are tables, whose rows are looked up. */
+  readonly product?: boolean;
   /** Carries the tensor's type; never set. */
   readonly type?: T;
 };
@@ -36,7 +39,15 @@ export const w = <S extends [] | [number] | [number, number] | [number, number, 
   matrix: false,
 });
 
-/** A matrix or an embedding table: kept in the dtype of the model. */
+/** The weight of a linear layer: kept in the dtype of the model. */
+export const weight = (name: string, shape: [number, number]): WeightSpec<tf.Tensor2D> => ({
+  name,
+  shape,
+  matrix: true,
+  product: true,
+});
+
+/** An embedding table: kept in the dtype of the model. */
 export const matrix = (name: string, shape: [number, number]): WeightSpec<tf.Tensor2D> => ({
   name,
   shape,
@@ -49,6 +60,7 @@ export const patchKernel = (name: string, [D, C, P]: [number, number, number]): 
   shape: [D, C, P, P],
   view: [D, C * P * P],
   matrix: true,
+  product: true,
 });
 
 /** The parameter tree of a spec: the same tree with tensors for leaves. */
@@ -122,10 +134,12 @@ const size = (tensors: { shape: number[] }[]): string => {
 function readWeight(leaf: WeightSpec, source: TensorSource, dtype: Dtype): tf.Tensor {
   const shape = leaf.view ?? leaf.shape;
   const frozen = leaf.matrix && dtype === "bfloat16";
-  if (frozen && source.dtype === "BF16") return tf.keep(bfloat16Tensor(source.read(), shape));
+  if (frozen && source.dtype === "BF16")
+    return tf.keep(leaf.product ? frozenWeightFromBytes(source.read(), shape as [number, number]) : bfloat16Tensor(source.read(), shape));
   return tf.tidy(() => {
     const x = tf.tensor1d(toFloat32(source), "float32").reshape(shape);
-    return tf.keep(frozen ? toBfloat16(x) : x);
+    if (!frozen) return tf.keep(x);
+    return tf.keep(leaf.product ? frozenWeight(x as tf.Tensor2D) : toBfloat16(x));
   });
 }
 
@@ -140,7 +154,7 @@ export function* weightValues(spec: unknown, params: unknown): Generator<{ name:
 
 /** Frees every tensor of a parameter tree. */
 export function disposeParams(spec: unknown, params: unknown): void {
-  for (const leaf of leaves(spec)) (follow(params, leaf.path) as tf.Tensor | undefined)?.dispose();
+  for (const leaf of leaves(spec)) disposeFrozen(follow(params, leaf.path) as tf.Tensor);
 }
 
 /** `count` copies of a spec, numbered: `repeat(12, (i) => blockSpec(`encoder.layers.${i}`))`. */

@@ -1,7 +1,7 @@
 // The N-API binding of @tensorflow/tfjs-node-gpu with our kernels, compiled against the TensorFlow wheel. src/native/binding.cc includes the
 // sources in the npm package. (The package's own install script would fetch a libtensorflow of 2022 instead, and is not run.)
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { arch, availableParallelism, platform } from "node:os";
 import { basename, join } from "node:path";
 import { HERE, places, tensorflowFolder } from "./places.mjs";
@@ -37,7 +37,7 @@ const KERNEL_FLAGS = ["-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trap
 
 /**
  * What is compiled and how: the one place to change.
- * Gives { units: [{ source, object, flags }], includes, defines, flags, libraries, exports, rpath, output, inputs }.
+ * Gives { units: [{ source, object, flags, optional? }], includes, defines, flags, libraries, exports, rpath, output, inputs }.
  */
 export function bindingPlan(root, tensorflow, system = platform(), machine = arch()) {
   const { tfjs, modules, binding } = places(root);
@@ -50,7 +50,7 @@ export function bindingPlan(root, tensorflow, system = platform(), machine = arc
       unit("binding.cc", "base", ["-O2", "-w"]), // -w: the package's warnings are not the user's to mend
       ...GENERAL.slice(1).map((file) => unit(file, "base", ["-O2"])),
       ...[{ name: "base", flags: [] }, ...levels(machine)].flatMap(({ name, flags }) =>
-        kernels.map((file) => unit(file, name, [...KERNEL_FLAGS, ...flags])),
+        kernels.map((file) => ({ ...unit(file, name, [...KERNEL_FLAGS, ...flags]), optional: flags.length > 0 })),
       ),
     ],
     includes: [join(modules, "node-api-headers", "include"), join(tensorflow, "include"), tfjs, join(tfjs, "binding")],
@@ -110,19 +110,34 @@ export async function compileBinding(plan, compiler, { work, signal, onLine, env
   mkdirSync(work, { recursive: true });
   const cc = (args) => tool(compiler.command, [...compiler.first, ...args], { signal, onLine, env, cwd: work });
   const object = (unit) => join(work, unit.object);
-  const waiting = [...plan.units];
+  const units = await known(plan.units, { cc, work, signal, onLine });
+  const waiting = [...units];
   const worker = async () => {
     for (let unit = waiting.shift(); unit; unit = waiting.shift()) await cc(compileArguments(plan, unit, object(unit)));
   };
   await Promise.all(Array.from({ length: Math.min(availableParallelism(), waiting.length) }, worker));
   const linked = join(work, basename(plan.output));
-  await cc(linkArguments(plan, plan.units.map(object), linked));
+  await cc(linkArguments(plan, units.map(object), linked));
   mkdirSync(join(plan.output, ".."), { recursive: true });
   const next = `${plan.output}.${process.pid}.new`;
   renameSync(linked, next); // same disk: .cache and node_modules stand side by side
   renameSync(next, plan.output);
   rmSync(work, { recursive: true, force: true });
   return statSync(plan.output).size;
+}
+
+/** The units without those optional ones whose flags an old compiler does not know: kernels for newer processors. */
+async function known(units, { cc, work, signal, onLine = () => {} }) {
+  const empty = join(work, "empty.cc");
+  writeFileSync(empty, "");
+  const refused = new Set();
+  for (const flags of new Set(units.filter((unit) => unit.optional).map((unit) => unit.flags.join(" "))))
+    await cc([...flags.split(" "), "-c", empty, "-o", `${empty}.o`]).catch((error) => {
+      if (signal?.aborted) throw error;
+      refused.add(flags);
+      onLine(`the compiler does not know ${flags}: going without`);
+    });
+  return units.filter((unit) => !unit.optional || !refused.has(unit.flags.join(" ")));
 }
 
 /** Hash of what the binding is made from: sources, wheel version and place, plan, machine. */

@@ -32,7 +32,7 @@ const recipe = {
   text: { hidden_size: 128, intermediate_size: 512, num_hidden_layers: 4, num_attention_heads: 4 },
   projection_dim: 128,
   batchSize: 128,
-  steps: 2000,
+  steps: 1000,
   learningRate: 1e-3,
   warmupSteps: 0.05,
   schedule: "cosine" as const,

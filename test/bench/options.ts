@@ -23,7 +23,7 @@ export type Options = {
 };
 
 /** @throws CommanderError (with its text already printed) for an argument that is unknown, missing or impossible, and for --help */
-export function parseOptions(args: string[], print: { out?: (text: string) => void; err?: (text: string) => void } = {}): Options {
+export function parseOptions(args: string[], print?: { out(text: string): void; err(text: string): void }): Options {
   const command = new Command("npm run bench --")
     .description("Compares speed and peak memory with PyTorch + transformers + PEFT: both sides in turn, one process a measurement.")
     .option("--peer <python>", "Python with torch, transformers and peft (src/setup/requirements-peer.txt)")
@@ -36,7 +36,7 @@ export function parseOptions(args: string[], print: { out?: (text: string) => vo
     .option("--json <file>", "write the rows there too")
     .option("--profile", "time ours by TensorFlow op, without the peer", false)
     .allowExcessArguments(false)
-    .configureOutput({ writeOut: print.out, writeErr: print.err })
+    .configureOutput(print ? { writeOut: print.out, writeErr: print.err } : {})
     .exitOverride();
   command.parse(args, { from: "user" });
   const options = command.opts<Options>();

@@ -1,6 +1,6 @@
 /** The peer's Python, and the checkpoints that both sides load. */
 import { accessSync, constants, existsSync, mkdirSync, readdirSync, renameSync, rmSync, statfsSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join, relative, sep } from "node:path";
 import { answer } from "./child";
 import { CHECKPOINT } from "./work";
 
@@ -67,8 +67,12 @@ const MAKE =
 
 function checkRoom(folder: string): void {
   try {
+    // The folder that is there decides: Node's recursive mkdir never ends where the system lets nothing be made, as in /proc.
+    let standing = folder;
+    while (!existsSync(standing)) standing = dirname(standing);
+    accessSync(standing, constants.W_OK);
+    if (standing !== folder) mkdirSync(join(standing, relative(standing, folder).split(sep)[0]));
     mkdirSync(folder, { recursive: true });
-    accessSync(folder, constants.W_OK);
   } catch (error) {
     throw new Error(`--checkpoints ${folder} cannot be written (${(error as NodeJS.ErrnoException).code}); name a folder of yours`);
   }

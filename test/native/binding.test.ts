@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { before, test } from "node:test";
 import { engine, tf } from "vitrine/engine";
 import { toBfloat16 } from "vitrine/engine/bfloat16";
-import { hasNative, nativeBytes, nativeKernels, nativeProcessor, runNative } from "vitrine/engine/native";
+import { hasNative, nativeBytes, nativeKernels, nativeProcessor } from "vitrine/engine/native";
 import { messageOf } from "../support/close";
 
 type Handle = { id: number; shape: number[]; dtype: number };
@@ -25,7 +25,11 @@ before(() => engine().then(() => {}));
 
 /** Runs a program in a process of its own; gives what it printed and how it ended. */
 function program(code: string, env: NodeJS.ProcessEnv = {}) {
-  const { status, signal, stdout, stderr } = spawnSync(process.execPath, ["-e", code], { cwd: ROOT, env: { ...process.env, ...env }, encoding: "utf8" });
+  const { status, signal, stdout, stderr } = spawnSync(process.execPath, ["-e", code], {
+    cwd: ROOT,
+    env: { ...process.env, ...env },
+    encoding: "utf8",
+  });
   return { status, signal, stdout: stdout.trim(), stderr };
 }
 
@@ -60,7 +64,14 @@ test("runKernel() refuses what is not a call, and goes on working", async () => 
 test("tensorFromBytes() and tensorBytes() carry any dtype both ways", async () => {
   const b = binding();
   const bytes = Uint8Array.from({ length: 12 }, (_, i) => 250 + i);
-  for (const [dtype, shape] of [[1, [3]], [14, [2, 3]], [3, [1, 3]], [4, [12]], [6, [3, 4]]] as const) { // biome-ignore format: one line
+  for (const [dtype, shape] of [
+    [1, [3]],
+    [14, [2, 3]],
+    [3, [1, 3]],
+    [4, [12]],
+    [6, [3, 4]],
+  ] as const) {
+    // biome-ignore format: one line
     const handle = b.tensorFromBytes(dtype, shape, bytes);
     assert.deepEqual([handle.dtype, handle.shape], [dtype, shape]);
     assert.deepEqual(b.tensorBytes(handle.id), bytes);
@@ -107,6 +118,26 @@ test("addFunction() adds a function that executeOp runs by its name", async () =
   await messageOf(() => b.addFunction("text"), "not a Uint8Array");
 });
 
+test("code beyond the architecture's baseline stands in kernels only, so that loading runs on every processor", (t) => {
+  if (process.arch !== "x64") return t.skip(`one level only on ${process.arch}`);
+  const file = join(ROOT, "node_modules/@tensorflow/tfjs-node-gpu/lib/napi-v8/tfjs_binding.node");
+  const { stdout, error } = spawnSync("objdump", ["-d", "--no-show-raw-insn", file], { encoding: "utf8", maxBuffer: 1 << 28 });
+  if (error) return t.skip("objdump is not installed");
+  // Functions that hold AVX instructions (their names begin with v). Kernels' names carry the anonymous namespace.
+  const wide = new Set<string>();
+  let name = "";
+  for (const line of stdout.split("\n")) {
+    const label = /^[0-9a-f]+ <(.*)>:$/.exec(line);
+    if (label) name = label[1]!;
+    else if (/^ +[0-9a-f]+:\tv[a-z]/.test(line)) wide.add(name);
+  }
+  assert.ok(wide.size > 10, "the binding has AVX code");
+  assert.deepEqual(
+    [...wide].filter((symbol) => !symbol.includes("_GLOBAL__N_1") || /registerOnLine|^_GLOBAL__sub_I/.test(symbol)),
+    [],
+  );
+});
+
 const LAYER_NORM = `
 const { tf, engine } = require("vitrine/engine"), native = require("vitrine/engine/native");
 engine().then(() => {
@@ -151,12 +182,15 @@ test("on another backend there are no kernels, and asking for one says so", () =
   assert.match(stdout, /^0 undefined\nkernel linear: no native kernels here \(backend cpu\)/);
 });
 
-test("a process whose only user of the binding was a worker ends well", () => {
+test("the binding stays in memory when the worker that was its only user ends: threads of the pool are still in it", (t) => {
+  if (process.platform !== "linux") return t.skip("reads /proc/self/maps");
   const { status, signal, stdout } = program(
     `const { Worker } = require("node:worker_threads");
+     const loaded = () => require("node:fs").readFileSync("/proc/self/maps", "utf8").includes("tfjs_binding.node");
      const work = 'const { tf, engine } = require("vitrine/engine"), native = require("vitrine/engine/native");' +
        'engine().then(() => native.runNative("layerNorm", [tf.ones([4096, 64]), tf.ones([64]), tf.zeros([64])], [1e-5, 1, 0]))';
-     new Worker(work, { eval: true }).on("exit", () => setTimeout(() => console.log("done"), 200));`,
+     const before = loaded();
+     new Worker(work, { eval: true }).on("exit", () => setTimeout(() => console.log(before, loaded()), 100));`,
   );
-  assert.deepEqual([status, signal, stdout], [0, null, "done"]);
+  assert.deepEqual([status, signal, stdout], [0, null, "false true"]);
 });

@@ -29,7 +29,8 @@ NormRow normRow(const Tensor& x, int64_t row, int64_t width, double eps, bool rm
 void norm(int dtype, int64_t rows, int64_t width, bool rms, bool residual) {
   const Tensor x = randomTensor(dtype, {rows, width}, 3), along = randomTensor(kFloat32, {rows, width}, 3);
   const Tensor weight = randomTensor(kFloat32, {width}), bias = randomTensor(kFloat32, {width}), dy = randomTensor(dtype, {rows, width});
-  const auto out = run(rms ? "rmsNorm" : "layerNorm", {x, weight, rms ? absent() : bias, residual ? along : absent()}, {1e-5, (double)dtype});
+  const Tensor shift = rms ? absent() : bias, more = residual ? along : absent();
+  const auto out = run(rms ? "rmsNorm" : "layerNorm", {x, weight, shift, more}, {1e-5, (double)dtype});
   const std::string what = label(rms ? "rmsNorm" : "layerNorm", dtype, {rows, width});
   const Tensor& input = residual ? out[2] : x;
   if (residual) expectClose(what + " sum", out[2], [&](int64_t i) { return x.at(i) + along.at(i); }, 1e-6);
@@ -37,8 +38,9 @@ void norm(int dtype, int64_t rows, int64_t width, bool rms, bool residual) {
     const NormRow r = normRow(input, i / width, width, 1e-5, rms);
     return (input.at(i) - r.mean) * r.inverse;
   };
-  expectClose(what, out[0], [&](int64_t i) { return normal(i) * weight.at(i % width) + (rms ? 0 : bias.at(i % width)); }, toleranceOf(dtype));
-  const auto back = run(rms ? "rmsNormGradient" : "layerNormGradient", {dy, input, weight, out[1], residual ? along : absent()}, {(double)dtype, 1});
+  const auto want = [&](int64_t i) { return normal(i) * weight.at(i % width) + (rms ? 0 : bias.at(i % width)); };
+  expectClose(what, out[0], want, toleranceOf(dtype));
+  const auto back = run(rms ? "rmsNormGradient" : "layerNormGradient", {dy, input, weight, out[1], more}, {(double)dtype, 1});
   expectClose(what + " dx", back[0], [&](int64_t i) {
     const int64_t first = i / width * width;
     double mean = 0, slope = 0;
@@ -63,8 +65,8 @@ void norm(int dtype, int64_t rows, int64_t width, bool rms, bool residual) {
 }
 
 double activate(int kind, double x) {
-  if (kind == 0) return x * 0.5 * (1 + std::erf(x / std::sqrt(2.0)));
-  if (kind == 1) return x * 0.5 * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+  if (kind == 1) return x * 0.5 * (1 + std::erf(x / std::sqrt(2.0)));
+  if (kind == 4) return x * 0.5 * (1 + std::tanh(std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
   return x / (1 + std::exp(-x * (kind == 2 ? 1.702 : 1)));
 }
 double slopeOf(int kind, double x) { return (activate(kind, x + 1e-5) - activate(kind, x - 1e-5)) / 2e-5; }
@@ -83,7 +85,8 @@ void activations(int dtype, int64_t rows, int64_t width, int kind) {
     return total;
   }, 4e-5);
   const Tensor up = randomTensor(dtype, {rows, width});
-  expectClose(what + " gated", run("gated", {x, up}, {k, code})[0], [&](int64_t i) { return activate(kind, x.at(i)) * up.at(i); }, toleranceOf(dtype));
+  const auto product = [&](int64_t i) { return activate(kind, x.at(i)) * up.at(i); };
+  expectClose(what + " gated", run("gated", {x, up}, {k, code})[0], product, toleranceOf(dtype));
   const auto parts = run("gatedGradient", {dy, x, up}, {k, code});
   expectClose(what + " dgate", parts[0], [&](int64_t i) { return dy.at(i) * up.at(i) * slopeOf(kind, x.at(i)); }, toleranceOf(dtype));
   expectClose(what + " dup", parts[1], [&](int64_t i) { return dy.at(i) * activate(kind, x.at(i)); }, toleranceOf(dtype));
@@ -109,9 +112,12 @@ void attend(int dtype, const Case& c) {
         else v.set(r * narrow + j - wide - narrow, fused.at(r * all + j));
       }
   Tensor padding(kInt32, {c.B, c.keys}), mask = randomTensor(dtype, {c.B, 1, c.queries, c.keys}, 2);
-  for (int64_t i = 0; i < padding.size(); i++) padding.set(i, c.B > 1 && i < c.keys ? 0 : i % 3 != 1); // the first picture: nothing but padding
+  // The first of several pictures is nothing but padding.
+  for (int64_t i = 0; i < padding.size(); i++) padding.set(i, c.B > 1 && i < c.keys ? 0 : i % 3 != 1);
   const Tensor dout = randomTensor(dtype, {c.B, c.queries, wide});
-  std::vector<Tensor> inputs{c.fused ? fused : q, c.fused ? absent() : k, c.fused ? absent() : v, c.padding ? padding : absent(), c.mask ? mask : absent()};
+  std::vector<Tensor> inputs = c.fused ? std::vector<Tensor>{fused, absent(), absent()} : std::vector<Tensor>{q, k, v};
+  inputs.push_back(c.padding ? padding : absent());
+  inputs.push_back(c.mask ? mask : absent());
   const std::vector<double> numbers{(double)c.H, (double)c.G, c.causal ? 1.0 : 0.0, scale, 0};
   const auto out = run("attention", inputs, numbers);
   const auto pattern = run("attentionPattern", inputs, numbers)[0];
@@ -121,7 +127,8 @@ void attend(int dtype, const Case& c) {
   const auto back = run("attentionGradient", inputs, numbers);
 
   const int64_t matrix = c.queries * c.keys, shared = c.H / c.G;
-  std::vector<double> P(static_cast<size_t>(c.B * c.H * matrix)), o(static_cast<size_t>(q.size())), dq(o.size()), dk(static_cast<size_t>(k.size())), dv(dk.size());
+  std::vector<double> P(static_cast<size_t>(c.B * c.H * matrix)), o(static_cast<size_t>(q.size())), dq(o.size());
+  std::vector<double> dk(static_cast<size_t>(k.size())), dv(dk.size());
   for (int64_t b = 0; b < c.B; b++)
     for (int64_t h = 0; h < c.H; h++)
       for (int64_t i = 0; i < c.queries; i++) {
@@ -165,7 +172,8 @@ void attend(int dtype, const Case& c) {
     expectClose(what + " dqkv", back[0], [&](int64_t i) {
       const int64_t r = i / all, j = i % all;
       if (j < wide) return dq[static_cast<size_t>(r * wide + j)];
-      return j < wide + narrow ? dk[static_cast<size_t>(r * narrow + j - wide)] : dv[static_cast<size_t>(r * narrow + j - wide - narrow)];
+      const std::vector<double>& keysOrValues = j < wide + narrow ? dk : dv;
+      return keysOrValues[static_cast<size_t>(r * narrow + (j - wide) % narrow)];
     }, 2 * tolerance);
     return;
   }
@@ -196,7 +204,7 @@ int main() {
   for (int dtype : kTypes)
     for (const auto& s : sizes) {
       for (int flags = 0; flags < 4; flags++) norm(dtype, s[0], s[1], flags & 1, flags & 2);
-      for (int kind = 0; kind < 4; kind++) activations(dtype, s[0], s[1], kind);
+      for (int kind = 1; kind <= 4; kind++) activations(dtype, s[0], s[1], kind);
     }
   const Case cases[] = {
       {0, 2, 2, 3, 3, 16, false, false, false, false}, {1, 1, 1, 1, 1, 16, false, false, false, false},

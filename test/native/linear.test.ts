@@ -1,8 +1,6 @@
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 import { before, test } from "node:test";
-import { Worker } from "node:worker_threads";
 import { random } from "vitrine/data/random";
 import { engine, tf } from "vitrine/engine";
 import { toBfloat16, toFloat32 } from "vitrine/engine/bfloat16";
@@ -21,24 +19,25 @@ import {
   unpackWeight,
 } from "vitrine/engine/native";
 import { gelu, quickGelu } from "vitrine/nn/ops";
+import { bindingPlan } from "../../src/setup/binding.mjs";
 import { expectClose, expectSame, keepsTensorCount, messageOf } from "../support/close";
+import { GENERAL, native as nativeSource, runCheck } from "./build";
 
-// Before the tests are declared: whether they can run here is known only then.
-const ready = engine();
-let here: { skip: string | false } = { skip: false };
-before(async () => {
-  await ready;
-});
+before(() => engine().then(() => {}));
+
+/** A test that needs the packed product. */
 const native = (name: string, body: () => unknown) =>
   test(name, async (t) => {
-    await ready;
-    here = { skip: hasNative("linear") ? false : "the packed product needs a processor with bfloat16 instructions and our binding" };
-    if (here.skip) return t.skip(here.skip);
+    if (!hasNative("linear")) return t.skip("the packed product needs a processor with bfloat16 instructions");
     await body();
   });
 
 const draw = random(11);
-const noise = (...shape: number[]) => tf.tensor(Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => 2 * draw() - 1), shape);
+const noise = (...shape: number[]) =>
+  tf.tensor(
+    Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, () => 2 * draw() - 1),
+    shape,
+  );
 const rounded = <T extends tf.Tensor>(x: T): T => toFloat32(toBfloat16(x));
 const numbers = (x: tf.Tensor) => Float32Array.from(toFloat32(x).dataSync());
 
@@ -60,7 +59,16 @@ const ACTIVATIONS: { [name: string]: (x: tf.Tensor) => tf.Tensor } = {
   gelu,
   quick_gelu: quickGelu,
   silu: (x) => x.mul(x.sigmoid()),
-  gelu_tanh: (x) => x.mul(0.5).mul(x.pow(3).mul(0.044715).add(x).mul(Math.sqrt(2 / Math.PI)).tanh().add(1)),
+  gelu_tanh: (x) =>
+    x.mul(0.5).mul(
+      x
+        .pow(3)
+        .mul(0.044715)
+        .add(x)
+        .mul(Math.sqrt(2 / Math.PI))
+        .tanh()
+        .add(1),
+    ),
 };
 
 /** The formula in float32 on inputs rounded to bfloat16: what the kernel may differ from by the order of its float32 sums only. */
@@ -83,7 +91,11 @@ native("linearPacked() matches the formula at every size, from float32 and bfloa
       const close = 1e-6 * (K + 8);
       const what = `[${M}, ${K}] to ${N}`;
       expectClose(numbers(linearPacked(x, packed, { bias, residual })), want, close, what);
-      expectSame(numbers(linearPacked(toBfloat16(x), packed, { bias, residual })), numbers(linearPacked(x, packed, { bias, residual })), what);
+      expectSame(
+        numbers(linearPacked(toBfloat16(x), packed, { bias, residual })),
+        numbers(linearPacked(x, packed, { bias, residual })),
+        what,
+      );
       const half = linearPacked(x, packed, { bias, residual, dtype: "bfloat16" });
       assert.equal(half.dtype, "bfloat16");
       expectSame(numbers(half), numbers(rounded(linearPacked(x, packed, { bias, residual }))), `${what}, rounded at the end`);
@@ -129,7 +141,13 @@ native("linearPacked() adds a low-rank pair, either way round", () =>
 
 native("lowRank() and lowRankGradient() match the formula", () =>
   tf.tidy(() => {
-    for (const [M, K, r] of [[1, 1, 1], [5, 33, 8], [77, 130, 17], [390, 65, 4]] as const) { // biome-ignore format: one line a size
+    for (const [M, K, r] of [
+      [1, 1, 1],
+      [5, 33, 8],
+      [77, 130, 17],
+      [390, 65, 4],
+    ] as const) {
+      // biome-ignore format: one line a size
       const [x, a, t] = [noise(M, K) as tf.Tensor2D, noise(r, K) as tf.Tensor2D, noise(M, r) as tf.Tensor2D];
       const want = numbers(tf.matMul(rounded(x), rounded(a.mul(0.5)) as tf.Tensor2D, false, true));
       expectClose(numbers(lowRank(x, a, { scale: 0.5 })), want, 1e-6 * (K + 8));
@@ -147,7 +165,12 @@ native("the packed transpose gives the gradient to the input", () =>
       const [weight, dy] = [noise(N, K) as tf.Tensor2D, noise(M, N) as tf.Tensor2D];
       const turned = packTransposed(packWeight(weight));
       assert.deepEqual([turned.out, turned.in], [K, N]);
-      expectClose(numbers(linearPacked(dy, turned)), numbers(tf.matMul(rounded(dy), rounded(weight))), 1e-6 * (N + 8), `[${M}, ${K}] to ${N}`);
+      expectClose(
+        numbers(linearPacked(dy, turned)),
+        numbers(tf.matMul(rounded(dy), rounded(weight))),
+        1e-6 * (N + 8),
+        `[${M}, ${K}] to ${N}`,
+      );
     }
   }),
 );
@@ -159,7 +182,10 @@ native("a finite difference of linearPacked() agrees with the product with the p
     const loss = (at: tf.Tensor) => linearPacked(at, packed).mul(dy).sum().dataSync()[0]!;
     const gradient = numbers(linearPacked(dy, packTransposed(packed)));
     for (const i of [0, 20, 40]) {
-      const step = tf.oneHot(tf.tensor1d([i], "int32"), 63).reshape([3, 21]).mul(0.5); // bfloat16 holds x + 1/2 only where x does: rounded below
+      const step = tf
+        .oneHot(tf.tensor1d([i], "int32"), 63)
+        .reshape([3, 21])
+        .mul(0.5); // bfloat16 holds x + 1/2 only where x does: rounded below
       const [up, down] = [rounded(x.add(step)), rounded(x.sub(step))];
       const width = up.sub(down).sum().dataSync()[0]!;
       assert.ok(Math.abs((loss(up) - loss(down)) / width - gradient[i]!) < 1e-4, `input ${i}`);
@@ -168,7 +194,12 @@ native("a finite difference of linearPacked() agrees with the product with the p
 );
 
 native("packWeight() rounds as TensorFlow does, unpackWeight() gives the bits back, and bytes of a file need no float32", async () => {
-  for (const [out, inner] of [[1, 1], [65, 31], [128, 66]] as const) { // biome-ignore format: one line a size
+  for (const [out, inner] of [
+    [1, 1],
+    [65, 31],
+    [128, 66],
+  ] as const) {
+    // biome-ignore format: one line a size
     await keepsTensorCount(() => {
       const weight = noise(out, inner) as tf.Tensor2D;
       const half = toBfloat16(weight);
@@ -227,7 +258,11 @@ native("misfits are errors that name every one, and never crash", async () => {
   );
   await messageOf(() => linearPacked(x, packed, { activation: "relu" as never }), 'activation is "relu"', "quick_gelu");
   await messageOf(() => linearPacked(x, packed, { dtype: "float16" as never }), 'dtype is "float16"');
-  await messageOf(() => linearPacked(x, packed, { pair: { low: noise(4, 2), up: noise(70, 3) as tf.Tensor2D, scale: Number.NaN } }), "pair.up", "scale");
+  await messageOf(
+    () => linearPacked(x, packed, { pair: { low: noise(4, 2), up: noise(70, 3) as tf.Tensor2D, scale: Number.NaN } }),
+    "pair.up",
+    "scale",
+  );
   // Past the checks in TypeScript: the kernel's own.
   const call = (inputs: (tf.Tensor | undefined)[], params: number[]) => () => runNative("linear", inputs, params);
   const fine = [70, 0, 1, 0, 1, 0];
@@ -255,66 +290,15 @@ native("misfits are errors that name every one, and never crash", async () => {
   tf.engine().endScope(scope as never);
 });
 
-/** A program that prints a hash of products at every size; `threads` threads. */
-const PROGRAM = `
-const { tf, engine } = require("vitrine/engine");
-const native = require("vitrine/engine/native");
-engine().then(() => {
-  const hash = require("node:crypto").createHash("sha256");
-  let state = 1;
-  const draw = () => (state = (state * 48271) % 2147483647) / 2147483647 - 0.5;
-  const noise = (...shape) => tf.tensor(Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, draw), shape);
-  for (const [M, K, N] of ${JSON.stringify(SIZES)}) tf.tidy(() => {
-    const [x, weight] = [noise(M, K), native.packWeight(noise(N, K))];
-    hash.update(native.linearPacked(x, weight, { activation: "gelu" }).dataSync());
-    hash.update(native.lowRankGradient(x, noise(M, 3)).dataSync());
+test("the packed product reads and writes within its tensors only (address and undefined-behaviour sanitizers)", async (t) => {
+  if (!hasNative("linear")) return t.skip("the packed product needs a processor with bfloat16 instructions");
+  const unit = bindingPlan("/", "/").units.find(({ object }) => object === "linear.cc.avx512bf16.o")!;
+  const { skip, runs } = await runCheck({
+    sources: [join(__dirname, "packed.cc"), nativeSource("linear.cc"), nativeSource("low_rank.cc"), ...GENERAL],
+    sanitize: "address,undefined",
+    flags: unit.flags.filter((flag: string) => flag.startsWith("-m")),
+    environments: ["1", "3"].map((VITRINE_THREADS) => ({ VITRINE_THREADS })),
   });
-  console.log(native.nativeProcessor().threads, hash.digest("hex"));
-});`;
-
-const runProgram = (env: NodeJS.ProcessEnv) =>
-  execFileSync(process.execPath, ["-e", PROGRAM], { cwd: join(__dirname, "..", ".."), env: { ...process.env, ...env }, encoding: "utf8" })
-    .trim()
-    .split(" ");
-
-native("the same bits with 1, 2, 3 and 4 threads", () => {
-  const results = ["1", "2", "3", "4"].map((VITRINE_THREADS) => runProgram({ VITRINE_THREADS }));
-  assert.deepEqual(results.map(([threads]) => threads), ["1", "2", "3", "4"]); // biome-ignore format: short
-  assert.equal(new Set(results.map(([, hash]) => hash)).size, 1);
-});
-
-const WORKER = `
-const { parentPort } = require("node:worker_threads");
-const { tf, engine } = require("vitrine/engine");
-const native = require("vitrine/engine/native");
-engine().then(async () => {
-  const x = tf.range(0, 37 * 90).reshape([37, 90]).mul(0.01).sin(), weight = native.packWeight(tf.range(0, 200 * 90).reshape([200, 90]).mul(0.02).cos());
-  const want = Buffer.from(native.nativeBytes(native.linearPacked(x, weight)));
-  let wrong = 0;
-  for (let i = 0; i < 300; i++) tf.tidy(() => { if (!want.equals(native.nativeBytes(native.linearPacked(x, weight)))) wrong++; });
-  parentPort.postMessage({ wrong, bytes: want.toString("hex") });
-});`;
-
-native("two workers and this thread multiply at once and get the same bits", async () => {
-  const answers = [0, 1].map(
-    () =>
-      new Promise<{ wrong: number; bytes: string }>((resolve, reject) => {
-        const worker = new Worker(WORKER, { eval: true });
-        worker.once("message", resolve).once("error", reject);
-      }),
-  );
-  const [x, weight] = [noise(64, 128), packWeight(noise(256, 128) as tf.Tensor2D)];
-  const want = numbers(linearPacked(x, weight));
-  let finished = false;
-  const both = Promise.all(answers).finally(() => {
-    finished = true;
-  });
-  while (!finished) {
-    tf.tidy(() => expectSame(numbers(linearPacked(x, weight)), want));
-    await new Promise((resolve) => setImmediate(resolve));
-  }
-  const [first, second] = await both;
-  assert.deepEqual([first!.wrong, second!.wrong], [0, 0]);
-  assert.equal(first!.bytes, second!.bytes);
-  tf.dispose([x, weight.packed]);
+  if (skip) return t.skip(skip);
+  assert.deepEqual(runs, ["all close (0)", "all close (0)"]);
 });

@@ -152,9 +152,9 @@ test("seen.get() throws and says what there is", async () => {
   other.seen.dispose();
 });
 
-test("edit() with the same numbers changes no number; a copied head-free layer does", () => {
+test("edit() with the same numbers changes rounding at most; a copied head-free layer does more", () => {
   const same = edit("z", (z) => z.clone());
-  expectSame(image(clip, same.tap), image(clip));
+  expectClose(image(clip, same.tap), image(clip), 1e-5); // an edited layer runs as its formula
   assert.deepEqual(
     same.edited(),
     [0, 1, 2].map((i) => `vision.blocks.${i}.attn.z`),

@@ -44,10 +44,14 @@ test("bindingPlan() compiles kernels for each level of the architecture, the bas
   const levels = objects.filter((object) => object.startsWith("linear.cc"));
   assert.deepEqual(levels, ["linear.cc.base.o", "linear.cc.avx2.o", "linear.cc.avx512bf16.o"]);
   const firstOfLevel = objects.findIndex((object) => !object.endsWith(".base.o"));
-  assert.ok(objects.slice(firstOfLevel).every((object) => !object.endsWith(".base.o")), "the linker must meet baseline code first");
-  for (const { object, flags } of units("x64")) assert.equal(flags.some((flag) => flag.startsWith("-mavx")), !object.endsWith(".base.o"), object); // biome-ignore format: short
-  for (const { object, flags } of units("arm64")) assert.ok(object.endsWith(".base.o") && !flags.some((flag) => flag.startsWith("-m")), object);
-  assert.ok(!units("x64").some(({ flags }) => flags.some((flag) => /fast-math|finite-math/.test(flag))));
+  assert.ok(
+    objects.slice(firstOfLevel).every((object) => !object.endsWith(".base.o")),
+    "the linker must meet baseline code first",
+  );
+  for (const { object, flags } of units("x64")) assert.equal(flags.some((flag: string) => flag.startsWith("-mavx")), !object.endsWith(".base.o"), object); // biome-ignore format: short
+  for (const { object, flags } of units("arm64"))
+    assert.ok(object.endsWith(".base.o") && !flags.some((flag: string) => flag.startsWith("-m")), object);
+  assert.ok(!units("x64").some(({ flags }) => flags.some((flag: string) => /fast-math|finite-math/.test(flag))));
 });
 
 test("compileBinding() works in a folder with spaces, a comma, a quote and a dollar sign, and replaces the old file whole", async (t) => {
@@ -59,7 +63,11 @@ test("compileBinding() works in a folder with spaces, a comma, a quote and a dol
     "lib/out.node": "old",
   });
   const plan = {
-    units: ["one", "two"].map((name) => ({ source: join(root, `${name}.cc`), object: `${name}.o`, flags: name === "two" ? ["-DEXTRA=1"] : [] })),
+    units: ["one", "two"].map((name) => ({
+      source: join(root, `${name}.cc`),
+      object: `${name}.o`,
+      flags: name === "two" ? ["-DEXTRA=1"] : [],
+    })),
     includes: [join(root, "include dir")],
     defines: [],
     flags: ["-fPIC"],
@@ -73,6 +81,11 @@ test("compileBinding() works in a folder with spaces, a comma, a quote and a dol
   assert.equal(bytes, readFileSync(plan.output).length);
   if (process.platform === "linux") assert.equal(readFileSync(plan.output).subarray(1, 4).toString(), "ELF");
   assert.equal(existsSync(work), false);
+
+  const lines: string[] = [];
+  const more = { source: join(root, "missing.cc"), object: "more.o", flags: ["-mno-such-instructions"], optional: true };
+  await compileBinding({ ...plan, units: [...plan.units, more] }, compiler, { work, onLine: (line: string) => lines.push(line) });
+  assert.ok(lines.includes("the compiler does not know -mno-such-instructions: going without"), lines.join("\n"));
 
   const before = readFileSync(plan.output);
   write(root, { "two.cc": "this is not C++\n" });

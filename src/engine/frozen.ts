@@ -1,0 +1,74 @@
+/**
+ * Frozen bfloat16 weights of linear layers, kept only in the order that the processor multiplies in, where it has the instructions. Outside this
+ * file such a weight is a bfloat16 tensor [out, in] like any other: it is counted, cloned and disposed by tfjs, and `toFloat32` reads it.
+ */
+import { bfloat16Tensor, setUnpack, toBfloat16 } from "./bfloat16";
+import {
+  hasNative,
+  type LinearOptions,
+  linearPacked,
+  packTransposed,
+  packWeight,
+  packWeightBytes,
+  type PackedWeight,
+  unpackWeight,
+} from "./native";
+import { tf } from "./tf";
+
+/** What stands behind a packed weight's data. The transpose is made when a gradient first asks for it. */
+type Layout = { out: number; in: number; transposed?: PackedWeight };
+const layouts = new WeakMap<object, Layout>();
+
+/** A weight as `frozenWeight` keeps it: packed where that is faster, else plain bfloat16. x: float32 or bfloat16 [out, in], not disposed. */
+export const frozenWeight = (x: tf.Tensor2D): tf.Tensor2D => (hasNative("linear") ? disguise(packWeight(x)) : toBfloat16(x));
+
+/** A weight from a file's bytes (bfloat16, little-endian, C order). shape: [out, in] */
+export const frozenWeightFromBytes = (bytes: Uint8Array, shape: [number, number]): tf.Tensor2D =>
+  hasNative("linear") ? disguise(packWeightBytes(bytes, shape)) : (bfloat16Tensor(bytes, shape) as tf.Tensor2D);
+
+/** The packed memory as a tensor [out, in]. */
+function disguise({ packed, out, in: inner }: PackedWeight): tf.Tensor2D {
+  const backend = tf.backend() as unknown as { incRef(dataId: object): void };
+  backend.incRef(packed.dataId);
+  const weight = tf.engine().makeTensorFromTensorInfo({ dataId: packed.dataId, shape: [out, inner], dtype: packed.dtype }) as tf.Tensor2D;
+  layouts.set(packed.dataId, { out, in: inner });
+  packed.dispose();
+  return weight;
+}
+
+/** Whether a weight is packed. */
+export const isPacked = (weight: tf.Tensor): boolean => layouts.has(weight.dataId);
+
+const asPacked = (weight: tf.Tensor, { out, in: inner }: Layout): PackedWeight => ({ packed: weight as tf.Tensor4D, out, in: inner });
+
+/** A frozen weight as plain bfloat16 [out, in]. */
+export function plain(weight: tf.Tensor2D): tf.Tensor2D {
+  const layout = layouts.get(weight.dataId);
+  return layout ? unpackWeight(asPacked(weight, layout)) : weight;
+}
+
+/** x · Wᵀ with a packed weight and what `linearPacked` folds in. x: [..., in] -> [..., out] */
+export const multiplyPacked = (x: tf.Tensor, weight: tf.Tensor2D, options: LinearOptions = {}): tf.Tensor =>
+  linearPacked(x, asPacked(weight, layouts.get(weight.dataId)!), options);
+
+/** dy · W with a packed weight, the gradient to its input. dy: [..., out] -> [..., in] */
+export function multiplyTransposed(dy: tf.Tensor, weight: tf.Tensor2D): tf.Tensor {
+  const layout = layouts.get(weight.dataId)!;
+  layout.transposed ??= keep(packTransposed(asPacked(weight, layout)));
+  return linearPacked(dy, layout.transposed);
+}
+
+const keep = (weight: PackedWeight): PackedWeight => {
+  tf.keep(weight.packed);
+  return weight;
+};
+
+/** Frees a weight, and the transpose that a gradient made of it. Any other tensor is simply disposed. */
+export function disposeFrozen(weight: tf.Tensor): void {
+  const layout = layouts.get(weight.dataId);
+  layout?.transposed?.packed.dispose();
+  if (layout) layout.transposed = undefined;
+  weight.dispose();
+}
+
+setUnpack((x) => plain(x as tf.Tensor2D));

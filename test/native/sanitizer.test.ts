@@ -1,0 +1,38 @@
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { test } from "node:test";
+import { engine } from "vitrine/engine";
+import { nativeProcessor } from "vitrine/engine/native";
+import { bindingPlan } from "../../src/setup/binding.mjs";
+import { GENERAL, native, runCheck } from "./build";
+
+const SOURCES = ["norm.cc", "activation.cc", "attention.cc", "attention_gradient.cc", "optimiser.cc"].map(native);
+const ROOT = join(__dirname, "..", "..");
+
+/** The compiler's flags of each level that the binding is built for, by the level's name. */
+function levels(): Map<string, string[]> {
+  const units = bindingPlan(ROOT, ROOT).units.filter(({ source }) => source === native("norm.cc"));
+  return new Map(units.map(({ object, flags }) => [object.split(".").at(-2)!, flags.filter((flag: string) => flag.startsWith("-m"))]));
+}
+
+// The shortest and the longest vectors; those between differ from them by a number.
+for (const end of ["lowest", "highest"] as const)
+  test(`norms, activations, attention and AdamW are right within their memory, at the ${end} level (address and undefined-behaviour sanitizers)`, async (t) => {
+    await engine();
+    const best = nativeProcessor()?.level;
+    if (!best) return t.skip("our binding, which knows the processor's level, is not in use");
+    const level = end === "lowest" ? "base" : best;
+    const flags = levels().get(level)!;
+    const threads = ["1", "3", "8"];
+    const { skip, runs } = await runCheck({
+      sources: [join(__dirname, "kernels.cc"), ...SOURCES, ...GENERAL],
+      sanitize: "address,undefined",
+      flags: [...flags, "-g1", "-fno-omit-frame-pointer"],
+      environments: threads.map((VITRINE_THREADS) => ({ VITRINE_THREADS, VITRINE_LEVEL: level })),
+    });
+    if (skip) return t.skip(skip);
+    assert.deepEqual(
+      runs,
+      threads.map(() => "all close (0)"),
+    );
+  });
