@@ -12,8 +12,8 @@ process.env.TF_CPP_MAX_VLOG_LEVEL ??= "0";
 Error.stackTraceLimit = 50;
 
 // tfjs-node 4.22 calls two functions that Node 23 removed from `util`.
-util.isNullOrUndefined ??= (value) => value === null || value === undefined;
-util.isArray ??= Array.isArray;
+util.isNullOrUndefined = (value) => value === null || value === undefined;
+util.isArray = Array.isArray;
 
 const modules = nearestModules(__dirname);
 if (modules) {

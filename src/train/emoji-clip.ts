@@ -2,7 +2,7 @@
  * npm run train:emoji-clip: makes `data/models/emoji-clip` from nothing: a vocabulary from the captions, a small CLIP trained on the Twemoji style, its
  * recipe, its curve, and its retrieval figures on pictures it has never seen. `-- --steps N --out DIR` changes the length and the place.
  */
-import { mkdirSync } from "node:fs";
+import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { captionsOf, trainingCaption } from "../data/captions";
@@ -63,6 +63,7 @@ async function main(): Promise<void> {
   const rows = await fit(model, variables, pairs, steps);
   const minutes = (performance.now() - began) / 60_000;
   await saveModel(model, out, { dtype: "bfloat16" });
+  rmSync(start, { recursive: true });
   await writeFileAtomic(join(out, "recipe.json"), json({ ...recipe, steps }));
   await writeFileAtomic(join(out, "curve.jsonl"), rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
   await writeFileAtomic(

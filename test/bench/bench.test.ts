@@ -9,7 +9,8 @@ import { better } from "./limits";
 import { parseOptions } from "./options";
 import { makeCheckpoints, peerVersions } from "./peer-side";
 import { profileTable } from "./profile";
-import { cells, type Machine, machineLines, median, type Result, reportJson, table, toRow } from "./report";
+import { cells, type Machine, machineLines, median, type Result, reportJson, toRow } from "./report";
+import { table } from "../support/table";
 import { operations } from "./work";
 
 const never = new AbortController().signal;

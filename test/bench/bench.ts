@@ -11,7 +11,8 @@ import { better, type Limits } from "./limits";
 import { type BenchDtype, type Options, parseOptions } from "./options";
 import { makeCheckpoints, PEER, peerVersions } from "./peer-side";
 import { profileTable } from "./profile";
-import { cells, type Machine, machineLines, type Result, type Round, type Row, reportJson, table, toRow } from "./report";
+import { cells, type Machine, machineLines, type Result, type Round, type Row, reportJson, toRow } from "./report";
+import { table } from "../support/table";
 import { CHECKPOINT, operations, type Workload } from "./work";
 
 type Context = { options: Options; signal: AbortSignal };

@@ -71,19 +71,6 @@ export function toRow(rounds: readonly Round[], shareOf: (seconds: number) => nu
   };
 }
 
-/** Columns padded to their widest cell, one line a row. */
-export function table(rows: readonly string[][]): string {
-  const widths = rows[0].map((_, i) => Math.max(...rows.map((row) => row[i].length)));
-  return rows
-    .map((row) =>
-      row
-        .map((cell, i) => cell.padEnd(widths[i]))
-        .join("  ")
-        .trimEnd(),
-    )
-    .join("\n");
-}
-
 const HEADER = ["workload", "dtype", "ours", "peer", "unit", "speedup (range)", "ours MB", "peer MB", "memory", "of the limit"];
 
 /** The rows as cells, the header first. */

@@ -335,7 +335,7 @@ test("zeroShotBars() sorts, and refuses what is not a probability", () => {
     { label: "b", score: 0.8 },
   ]);
   assert.deepEqual(traces(figure)[0].customdata, ["b", "a"]);
-  assert.throws(() => zeroShotBars(plain(4, 4), [{ label: "a", score: 21.4 }]), /the probability of "a" is 21.4, expected 0 to 1/);
+  assert.throws(() => zeroShotBars(plain(4, 4), [{ label: "a", score: 21.4 }]), /the score of "a" is 21.4, expected 0 to 1/);
 });
 
 test("imageGrid() and patchGrid() say what is wrong with their input", () => {

@@ -4,7 +4,7 @@ import { engine, tf } from "vitrine/engine";
 import { toBfloat16 } from "vitrine/engine/bfloat16";
 import { runNative } from "vitrine/engine/native";
 import { expectClose, messageOf } from "../support/close";
-import { FLOAT, gelu, HALF, noise, numbers, quickGelu, rounded, slopes } from "./support";
+import { FLOAT, gelu, geluTanh, HALF, noise, numbers, quickGelu, rounded, slopes } from "./support";
 
 before(() => engine().then(() => {}));
 
@@ -14,20 +14,7 @@ const KINDS: [string, number, Formula][] = [
   ["gelu", 1, gelu],
   ["quick_gelu", 2, quickGelu],
   ["silu", 3, (x) => x.mul(x.sigmoid())],
-  [
-    "gelu_tanh",
-    4,
-    (x) =>
-      x.mul(0.5).mul(
-        x
-          .pow(3)
-          .mul(0.044715)
-          .add(x)
-          .mul(Math.sqrt(2 / Math.PI))
-          .tanh()
-          .add(1),
-      ),
-  ],
+  ["gelu_tanh", 4, geluTanh],
 ];
 /** 1, primes, around the width of a vector, longer than a thread's share (16384), an empty batch. */
 const SIZES = [

@@ -21,6 +21,7 @@ import {
 import { gelu, quickGelu } from "vitrine/nn/ops";
 import { bindingPlan } from "../../src/setup/binding.mjs";
 import { expectClose, expectSame, keepsTensorCount, messageOf } from "../support/close";
+import { geluTanh } from "./support";
 import { GENERAL, native as nativeSource, runCheck } from "./build";
 
 before(() => engine().then(() => {}));
@@ -59,16 +60,7 @@ const ACTIVATIONS: { [name: string]: (x: tf.Tensor) => tf.Tensor } = {
   gelu,
   quick_gelu: quickGelu,
   silu: (x) => x.mul(x.sigmoid()),
-  gelu_tanh: (x) =>
-    x.mul(0.5).mul(
-      x
-        .pow(3)
-        .mul(0.044715)
-        .add(x)
-        .mul(Math.sqrt(2 / Math.PI))
-        .tanh()
-        .add(1),
-    ),
+  gelu_tanh: geluTanh,
 };
 
 /** The formula in float32 on inputs rounded to bfloat16: what the kernel may differ from by the order of its float32 sums only. */

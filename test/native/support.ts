@@ -18,6 +18,17 @@ export const noise = (...shape: number[]): tf.Tensor =>
 
 export const numbers = (x: tf.Tensor): Float32Array => Float32Array.from(toFloat32(x).dataSync());
 
+/** The tanh form of GELU (Hendrycks & Gimpel 2016). */
+export const geluTanh = (x: tf.Tensor): tf.Tensor => {
+  const inner = x.pow(3).mul(0.044715).add(x);
+  return inner
+    .mul(Math.sqrt(2 / Math.PI))
+    .tanh()
+    .add(1)
+    .mul(x)
+    .mul(0.5);
+};
+
 /** float32 -> the nearest bfloat16, as float32. */
 export const rounded = <T extends tf.Tensor>(x: T): T => toFloat32(toBfloat16(x));
 

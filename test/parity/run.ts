@@ -5,6 +5,7 @@
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { type Check, openOracle } from "./check";
+import { table } from "../support/table";
 import { checkClip } from "./clip";
 
 /** A new family's checks are one file beside this and one row here. */
@@ -24,16 +25,7 @@ export async function runOracle(root: string): Promise<{ checks: Check[]; unknow
 export function oracleTable(checks: Check[]): string {
   const number = (x: number) => (x === 0 ? "0" : x.toExponential(1));
   const rows = checks.map((c) => [c.family, c.check, number(c.worst), number(c.tolerance), c.ok ? "ok" : "FAIL", c.note ?? ""]);
-  const all = [["family", "check", "worst error", "tolerance", "verdict", ""], ...rows];
-  const widths = all[0].map((_, i) => Math.max(...all.map((row) => row[i].length)));
-  return all
-    .map((row) =>
-      row
-        .map((cell, i) => cell.padEnd(widths[i]))
-        .join("  ")
-        .trimEnd(),
-    )
-    .join("\n");
+  return table([["family", "check", "worst error", "tolerance", "verdict", ""], ...rows]);
 }
 
 async function main(root: string | undefined): Promise<void> {
