@@ -41,12 +41,13 @@ function execute(name: string, target: string): Promise<Notebook> {
   });
 }
 
-/** All text of the outputs, without times and rates and without what comes and goes with them: bars. */
+/** The text that each cell shows, without times and rates and without what comes and goes with them: bars. How a kernel cuts its prints is chance. */
 function textsOf({ cells }: Notebook): string[] {
-  return cells.flatMap(({ outputs = [] }) =>
+  return cells.map(({ outputs = [] }) =>
     outputs
       .filter(({ data }) => !joined(data?.["text/html"] as string).includes("<progress"))
-      .map(({ text, data }) => withoutTimes(joined(text) || joined(data?.["text/plain"] as string))),
+      .map(({ text, data }) => withoutTimes(joined(text) || `${joined(data?.["text/plain"] as string)}\n`))
+      .join(""),
   );
 }
 
