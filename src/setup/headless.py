@@ -38,7 +38,7 @@ def main(notebook_path, page_path, plotly_js):
         failed = f"a cell failed: {error.ename}: {error.evalue}"
     except (DeadKernelError, NoSuchKernel, RuntimeError) as error:
         failed = f"the kernel did not run: {error}. `npm run doctor` checks the parts."
-    write_page(notebook, page_path, plotly_js)
+    export_html.write(page_path, export_html.export(notebook, plotly_js))
     seconds = time.monotonic() - started
     print(f"{'Failed: ' + failed if failed else 'Every cell ran'} ({seconds:.0f} s). The page: {os.path.abspath(page_path)}", flush=True)
     return 1 if failed else 0
@@ -75,14 +75,6 @@ def joined(text):
 def title_of(figure):
     title = figure.get("layout", {}).get("title", "")
     return title.get("text", "") if isinstance(title, dict) else title
-
-
-def write_page(notebook, page_path, plotly_js):
-    """The notebook as one HTML file, cleaned; replaced as a whole or not at all."""
-    unfinished = f"{page_path}.{os.getpid()}.new"
-    with open(unfinished, "w", encoding="utf-8") as file:
-        file.write(export_html.export(notebook, plotly_js))
-    os.replace(unfinished, page_path)
 
 
 if __name__ == "__main__":

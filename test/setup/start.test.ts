@@ -71,6 +71,7 @@ function headless(folder: string, ...cells: string[]) {
     join(folder, "note.ipynb"),
     page,
     join(ROOT, "node_modules/plotly.js-dist-min/plotly.min.js"),
+    join(ROOT, "kernels"),
   ];
   const env = { ...jupyterEnvironment(ROOT), NODE_OPTIONS: "" };
   const { status, stdout, stderr } = spawnSync(places(ROOT).python, args, { encoding: "utf8", env });
@@ -85,9 +86,10 @@ test("headless.py prints texts and figures, writes plotly.js once, and ends with
   assert.equal(stdout.match(/^\[figure\] a line, 2 points$/gm)?.length, 2);
   assert.match(stdout, /Every cell ran \(\d+ s\)\. The page: .*page\.html$/m);
   assert.equal(html.match(/plotly\.js v\d/g)?.length, 1);
-  assert.equal(html.match(/Plotly\.newPlot\('figure-\d'/g)?.length, 2);
-  const stored = /<script [^>]*id="figure-0-data"[^>]*>(.*?)<\/script>/s.exec(html)?.[1];
-  assert.deepEqual(JSON.parse(stored ?? ""), FIGURE);
+  assert.equal(html.match(/data-vitrine-figure="/g)?.length, 2);
+  const stored = /<script [^>]*id="vitrine-figure-0"[^>]*>(.*?)<\/script>/s.exec(html)?.[1];
+  const { data, layout } = JSON.parse(stored ?? "");
+  assert.deepEqual({ data, layout }, { data: FIGURE.data, layout: FIGURE.layout });
 });
 
 test("headless.py names the error of a failing cell, writes the page all the same, and ends with 1", (t) => {
