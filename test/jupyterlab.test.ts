@@ -1,7 +1,7 @@
 /** JupyterLab as a person meets it: a real server, a real Chromium, the menus; and the exported page without a server. */
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -30,6 +30,22 @@ const notebook = (cells: object[]) => ({
   },
   cells,
 });
+
+/** A LoRA run that would take hours. */
+const TRAINING = [
+  `import { dataset } from "vitrine/data";
+import { load } from "vitrine/models";
+import { withLora } from "vitrine/nn/lora";
+import { pairBatches, pairLoss } from "vitrine/train/contrastive";
+import { train } from "vitrine/train/loop";
+const pairs = await dataset("emoji", { split: "test" });
+const { model, adapter } = withLora(await load("emoji-clip"), { targetModules: ["q_proj", "v_proj"] });`,
+  `let steps = 0;
+const batches = pairBatches(model, pairs, { batchSize: 16 });
+for await (const row of train({ variables: adapter.variables, batches, loss: pairLoss(model), steps: 100000, learningRate: 1e-3 })) steps = row.step;
+console.log("trained and stopped:", steps > 0 && steps < 100000);`,
+  `console.log("kept:", adapter.modules.some(({ B }) => B.abs().max().dataSync()[0] > 0));`,
+];
 
 /** What the browser did that a safe page never does. */
 function watch(page: Page): string[] {
@@ -70,6 +86,8 @@ describe("JupyterLab", { skip: noJupyter ?? (browserPath ? undefined : NO_BROWSE
         ]),
       ),
     );
+    copyFileSync(join(ROOT, "notebooks", "01-first-look.ipynb"), join(folder, "01-first-look.ipynb"));
+    writeFileSync(join(folder, "training.ipynb"), JSON.stringify(notebook(TRAINING.map(code))));
     [lab, browser] = await Promise.all([startLab(folder), openBrowser()]);
   });
   after(async () => {
@@ -87,6 +105,38 @@ describe("JupyterLab", { skip: noJupyter ?? (browserPath ? undefined : NO_BROWSE
 
   test("asks for the token", async () => {
     assert.equal((await fetch(`${lab.url}/api/kernels`)).status, 403);
+  });
+
+  test("notebook 01 runs in JupyterLab, and its figures are drawn", { timeout: 400_000 }, async () => {
+    const page = await openNotebook(browser, lab, "01-first-look.ipynb");
+    const seen = watch(page);
+    await menu(page, "Run", "Run All Cells");
+    await sleep(500);
+    await waitForCells(page, 300_000);
+    const figure = page.locator(".jp-RenderedPlotly").first();
+    await figure.waitFor({ timeout: 60_000 });
+    await figure.hover();
+    await page.waitForSelector(".js-plotly-plot .plot-container", { state: "attached", timeout: 60_000 });
+    assert.equal(await page.locator('[data-mime-type="application/vnd.jupyter.error"]').count(), 0);
+    assert.deepEqual(seen, []);
+    await page.close();
+  });
+
+  test("the stop button ends a training cell; what was learned stays, and the next cell runs", { timeout: 240_000 }, async () => {
+    const page = await openNotebook(browser, lab, "training.ipynb");
+    await menu(page, "Run", "Run All Cells");
+    const waiting = page.locator(".jp-InputPrompt", { hasText: "*" });
+    while ((await waiting.count()) !== 2) await sleep(100); // the first cell is done, the second trains
+    await sleep(3000);
+    const start = performance.now();
+    await menu(page, "Kernel", "Interrupt Kernel");
+    await waitForCells(page, 20_000);
+    const seconds = (performance.now() - start) / 1000;
+    const text = await page.locator(".jp-Notebook").innerText();
+    assert.match(text, /trained and stopped: true/);
+    assert.match(text, /kept: true/);
+    assert.ok(seconds < 5, `${seconds.toFixed(1)} s from the menu to the next cell's end`);
+    await page.close();
   });
 
   test("run all, interrupt: figures are drawn, the watching cell ends, the next one runs", { timeout: 240_000 }, async () => {
