@@ -158,13 +158,3 @@ export function gatherBfloat16(table: tf.Tensor2D, ids: tf.Tensor): tf.Tensor {
     axis.dispose();
   }
 }
-
-/** The same numbers under another shape; no copy. */
-export function reshapeBfloat16(x: tf.Tensor, shape: number[]): tf.Tensor {
-  const target = tf.tensor1d(shape, "int32");
-  try {
-    return run("Reshape", [typeAttribute("T", TF_BFLOAT16), typeAttribute("Tshape", 3)], [x, target]);
-  } finally {
-    target.dispose();
-  }
-}

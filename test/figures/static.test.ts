@@ -6,7 +6,6 @@ import type { Figure } from "vitrine/figures/figure";
 import { imageGrid } from "vitrine/figures/image-grid";
 import { patchSimilarity } from "vitrine/figures/patch-similarity";
 import { toPng, toSvg } from "vitrine/figures/static";
-import { toText } from "vitrine/figures/text";
 import { pattern, plain, rows } from "./inputs";
 
 async function pixels(figure: Figure, options: { width?: number; height?: number; scale?: number } = {}) {
@@ -118,10 +117,4 @@ test("toPng() leaves the figure as it was, and leaves out what cannot be clicked
   const before = structuredClone(figure);
   assert.doesNotMatch(await toSvg(figure), /updatemenu|slider/);
   assert.deepEqual(figure, before);
-});
-
-test("toText() is one plain line", () => {
-  const line = toText(attentionHeads(pattern(2, 3), { title: "layer <3> & $4" }));
-  assert.equal(line, "[figure] layer <3> & $4 · 3 × 3 tokens; darkest = the head's largest weight (2 heatmaps)");
-  assert.equal(toText({ data: [], layout: {} }), "[figure] untitled");
 });
