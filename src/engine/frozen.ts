@@ -5,12 +5,14 @@
 import { bfloat16Tensor, setUnpack, toBfloat16 } from "./bfloat16";
 import {
   hasNative,
+  linearKeeping,
+  linearNative,
   type LinearOptions,
-  linearPacked,
   packTransposed,
   packWeight,
   packWeightBytes,
   type PackedWeight,
+  type ProductWeight,
   unpackWeight,
 } from "./native";
 import { tf } from "./tf";
@@ -47,15 +49,22 @@ export function plain(weight: tf.Tensor2D): tf.Tensor2D {
   return layout ? unpackWeight(asPacked(weight, layout)) : weight;
 }
 
-/** x · Wᵀ with a packed weight and what `linearPacked` folds in. x: [..., in] -> [..., out] */
-export const multiplyPacked = (x: tf.Tensor, weight: tf.Tensor2D, options: LinearOptions = {}): tf.Tensor =>
-  linearPacked(x, asPacked(weight, layouts.get(weight.dataId)!), options);
+/** What a kernel multiplies with: the packed memory, or the matrix as it stands. */
+const operand = (weight: tf.Tensor2D): ProductWeight => {
+  const layout = layouts.get(weight.dataId);
+  return layout ? asPacked(weight, layout) : { plain: weight };
+};
 
-/** dy · W with a packed weight, the gradient to its input. dy: [..., out] -> [..., in] */
-export function multiplyTransposed(dy: tf.Tensor, weight: tf.Tensor2D): tf.Tensor {
-  const layout = layouts.get(weight.dataId)!;
+/** x · Wᵀ with what `linearNative` folds in. x: [..., in], weight: packed or not [out, in] -> y [..., out], and what went into the activation if `keep` */
+export const multiply = (x: tf.Tensor, weight: tf.Tensor2D, options: LinearOptions = {}, keep = false): [tf.Tensor, tf.Tensor?] =>
+  keep ? linearKeeping(x, operand(weight), options) : [linearNative(x, operand(weight), options)];
+
+/** dy · W with what `linearNative` folds in, the gradient to the input. dy: [..., out] -> [..., in] */
+export function multiplyBack(dy: tf.Tensor, weight: tf.Tensor2D, options: LinearOptions = {}): tf.Tensor {
+  const layout = layouts.get(weight.dataId);
+  if (!layout) return linearNative(dy, { plain: weight, turned: true }, options);
   layout.transposed ??= keep(packTransposed(asPacked(weight, layout)));
-  return linearPacked(dy, layout.transposed);
+  return linearNative(dy, layout.transposed, options);
 }
 
 const keep = (weight: PackedWeight): PackedWeight => {

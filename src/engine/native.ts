@@ -3,7 +3,7 @@
  * set-up compiles and work on tensors in the computer's memory: `hasNative(name)` is false on a GPU, on other backends, with the stock binding,
  * and where the processor lacks the instructions. The caller then takes the formula.
  */
-import { bfloat16Tensor } from "./bfloat16";
+import { bfloat16Tensor, isBfloat16, toFloat32 } from "./bfloat16";
 import { tf } from "./tf";
 
 /** Codes of TensorFlow's DataType enum. */
@@ -107,7 +107,7 @@ export function packWeightBytes(bytes: Uint8Array, shape: [number, number]): Pac
 export const unpackWeight = ({ packed, out, in: inner }: PackedWeight): tf.Tensor2D =>
   runNative("unpackWeight", [packed], [out, inner])[0] as tf.Tensor2D;
 
-/** The packed transpose: `linearPacked` with it gives the gradient to the input. A second tensor of the weight's size; the first stays. */
+/** The packed transpose: `linearNative` with it gives the gradient to the input. A second tensor of the weight's size; the first stays. */
 export function packTransposed(weight: PackedWeight): PackedWeight {
   const plain = unpackWeight(weight);
   try {
@@ -134,32 +134,38 @@ export type LinearOptions = {
   dtype?: NativeDtype;
 };
 
+/** What a product multiplies with: a packed bfloat16 weight, or a plain matrix [out, in] ([in, out] where `turned`) of float32 or bfloat16. */
+export type ProductWeight = PackedWeight | { plain: tf.Tensor2D; turned?: boolean };
+
 /**
- * activation(x · Wᵀ + scale · low · upᵀ + bias) + residual, in one pass: products in bfloat16, sums and all that follows in float32.
- * x: float32 (rounded to bfloat16) or bfloat16 [..., in] -> [..., out]. Not recorded for gradients.
+ * activation(x · Wᵀ + scale · low · upᵀ + bias) + residual, in one pass. With a packed weight products are of bfloat16, x rounded to it; with a plain one
+ * of float32. Sums and all that follows are float32. x: float32 or bfloat16 [..., in] -> [..., out]. Not recorded for gradients.
  *
  * @throws RangeError naming every argument that does not fit.
  */
-export const linearPacked = (x: tf.Tensor, weight: PackedWeight, options: LinearOptions = {}): tf.Tensor =>
+export const linearNative = (x: tf.Tensor, weight: ProductWeight, options: LinearOptions = {}): tf.Tensor =>
   product(x, weight, options, false)[0]!;
 
-/** linearPacked that also gives what went into the activation, for the gradient: [y, pre-activation], both of `dtype`. */
-export const linearPackedKeeping = (x: tf.Tensor, weight: PackedWeight, options: LinearOptions = {}): [tf.Tensor, tf.Tensor] =>
+/** linearNative that also gives what went into the activation, for the gradient: [y, pre-activation], both of `dtype`. */
+export const linearKeeping = (x: tf.Tensor, weight: ProductWeight, options: LinearOptions = {}): [tf.Tensor, tf.Tensor] =>
   product(x, weight, options, true) as [tf.Tensor, tf.Tensor];
 
-function product(x: tf.Tensor, weight: PackedWeight, options: LinearOptions, keep: boolean): tf.Tensor[] {
+function product(x: tf.Tensor, weight: ProductWeight, options: LinearOptions, keep: boolean): tf.Tensor[] {
   const { bias, activation = "none", residual, pair, dtype = "float32" } = options;
-  checkLinear(x, weight, options);
+  const [out, inner] = "packed" in weight ? [weight.out, weight.in] : weight.turned ? [...weight.plain.shape].reverse() : weight.plain.shape;
+  checkLinear(x, out, inner, options);
+  const [name, matrix, first] = "packed" in weight ? ["linear", weight.packed, out] : ["linearFloat", weight.plain, weight.turned ? 1 : 0];
   return runNative(
-    "linear",
-    [x, weight.packed, bias, residual, pair?.low, pair?.up],
-    [weight.out, ACTIVATIONS.indexOf(activation), DTYPES[dtype], keep ? 1 : 0, pair?.scale ?? 1, pair?.transposed ? 1 : 0],
+    name as string,
+    [x, matrix as tf.Tensor, bias, residual, pair?.low, pair?.up],
+    [first as number, ACTIVATIONS.indexOf(activation), DTYPES[dtype], keep ? 1 : 0, pair?.scale ?? 1, pair?.transposed ? 1 : 0],
   );
 }
 
 function checkLinear(
   x: tf.Tensor,
-  weight: PackedWeight,
+  out: number,
+  inner: number,
   { bias, activation = "none", residual, pair, dtype = "float32" }: LinearOptions,
 ): void {
   const misfits: string[] = [];
@@ -168,30 +174,37 @@ function checkLinear(
     const fits = !tensor || (tensor.rank === shape.length && tensor.shape.every((n, i) => shape[i] === "r" || n === shape[i]));
     if (!fits) misfits.push(`${name} is [${tensor.shape}], expected [${shape}]`);
   };
-  expect("x", x, [...rows, weight.in]);
-  expect("bias", bias, [weight.out]);
-  expect("residual", residual, [...rows, weight.out]);
+  expect("x", x, [...rows, inner]);
+  expect("bias", bias, [out]);
+  expect("residual", residual, [...rows, out]);
   expect("pair.low", pair?.low, [...rows, "r"]);
   const rank = pair ? (pair.low.shape.at(-1) ?? 0) : 0;
-  expect("pair.up", pair?.up, pair?.transposed ? [rank, weight.out] : [weight.out, rank]);
+  expect("pair.up", pair?.up, pair?.transposed ? [rank, out] : [out, rank]);
   if (!ACTIVATIONS.includes(activation)) misfits.push(`activation is "${activation}", known: ${ACTIVATIONS.join(", ")}`);
   if (!Object.hasOwn(DTYPES, dtype)) misfits.push(`dtype is "${dtype}", known: ${Object.keys(DTYPES).join(", ")}`);
   if (pair && !Number.isFinite(pair.scale)) misfits.push(`pair.scale is ${pair.scale}`);
-  if (misfits.length) throw new RangeError(`linearPacked with weight [${weight.out}, ${weight.in}]: ${misfits.join("; ")}`);
+  if (misfits.length) throw new RangeError(`product with weight [${out}, ${inner}]: ${misfits.join("; ")}`);
 }
 
 /**
- * scale · x · Aᵀ for a narrow A, the lower half of a LoRA pair; bfloat16 products, float32 sums. x: [..., in]; a: [r, in], or [in, r] where
- * `transposed` -> [..., r]
+ * scale · x · Aᵀ for a narrow A, the lower half of a LoRA pair, in the arithmetic that `dtype`, the result's, stands for. x: [..., in]; a: [r, in], or
+ * [in, r] where `transposed` -> [..., r]
  */
 export function lowRank(
   x: tf.Tensor,
   a: tf.Tensor2D,
   { scale = 1, transposed = false, dtype = "float32" }: { scale?: number; transposed?: boolean; dtype?: NativeDtype } = {},
 ): tf.Tensor {
-  return runNative("lowRank", [x, a], [scale, transposed ? 1 : 0, DTYPES[dtype]])[0]!;
+  if (dtype === "bfloat16" && hasNative("lowRank")) return runNative("lowRank", [x, a], [scale, transposed ? 1 : 0, DTYPES.bfloat16])[0]!;
+  const y = linearNative(x, { plain: a, turned: transposed }, { dtype });
+  return scale === 1 ? y : tf.mul(y, scale);
 }
 
-/** scale · tᵀ · x summed over all rows, the gradient of a LoRA matrix. t: [..., r], x: [..., n] -> float32 [r, n] */
-export const lowRankGradient = (t: tf.Tensor, x: tf.Tensor, scale = 1): tf.Tensor2D =>
-  runNative("lowRankGradient", [t, x], [scale])[0] as tf.Tensor2D;
+/** scale · tᵀ · x summed over all rows, the gradient of a LoRA matrix; in bfloat16 where both are. t: [..., r], x: [..., n] -> float32 [r, n] */
+export function lowRankGradient(t: tf.Tensor, x: tf.Tensor, scale = 1): tf.Tensor2D {
+  if (isBfloat16(t) && hasNative("lowRankGradient")) return runNative("lowRankGradient", [t, x], [scale])[0] as tf.Tensor2D;
+  return tf.tidy(() => {
+    const [low, rows] = [t, x].map((y) => toFloat32(y).reshape([-1, y.shape.at(-1)!]) as tf.Tensor2D);
+    return tf.matMul(low, rows, true, false).mul(scale) as tf.Tensor2D;
+  });
+}

@@ -3,23 +3,24 @@
  * Language Supervision"). Numbers as transformers/models/clip/modeling_clip.py; names of weights and config keys as in its checkpoints.
  */
 import { tf } from "../engine/tf";
+import { asBlock } from "../nn/block";
 import {
-  activation,
+  type ActivationName,
   activations,
+  add,
   attention,
-  causalMask,
   embedding,
   layerNorm,
   linear,
   linearSpec,
   mlp,
+  type Mask,
   normSpec,
-  paddingMask,
   patchEmbed,
   patchSpec,
   projectionSpec,
 } from "../nn/layers";
-import { addSameShape, crossEntropy } from "../nn/ops";
+import { crossEntropy } from "../nn/ops";
 import { matrix, type Params, repeat, w } from "../nn/spec";
 import { at, noTap, type Tap } from "../nn/tap";
 import { checkHeads, checkKnown, readConfig } from "./config";
@@ -111,12 +112,21 @@ export const clipIgnored = /\.position_ids$/;
 type Tower = { hidden_act: string; num_attention_heads: number; layer_norm_eps: number };
 
 /** Pre-norm block (Dosovitskiy et al. 2021, eq. 2-3). x: [B, N, D] -> [B, N, D] */
-function block(p: Block, c: Tower, x: tf.Tensor3D, tap: Tap, mask?: tf.Tensor4D): tf.Tensor3D {
+function block(p: Block, c: Tower, x: tf.Tensor3D, tap: Tap, mask: Mask): tf.Tensor3D {
+  const { num_attention_heads: heads, layer_norm_eps: eps } = c;
+  const act = c.hidden_act as ActivationName;
   x = tap("resid_pre", x);
-  const attn = attention(p.attn, layerNorm(p.ln1, x, c.layer_norm_eps), c.num_attention_heads, at(tap, "attn"), mask);
-  x = tap("resid_mid", addSameShape(x, tap("attn_out", attn)));
-  const ff = mlp(p.mlp, layerNorm(p.ln2, x, c.layer_norm_eps), activation(c.hidden_act), at(tap, "mlp"));
-  return tap("resid_post", addSameShape(x, tap("mlp_out", ff)));
+  x = tap("resid_mid", add(x, "attn_out", tap, (onto) => attention(p.attn, layerNorm(p.ln1, x, eps), heads, at(tap, "attn"), mask, onto)));
+  return tap("resid_post", add(x, "mlp_out", tap, (onto) => mlp(p.mlp, layerNorm(p.ln2, x, eps), act, at(tap, "mlp"), onto)));
+}
+
+/** The blocks of a tower, each one gradient. x: [B, N, D], padding: int32 [B, N], 1 where a token is real -> [B, N, D] */
+function tower(blocks: Block[], c: Tower, x: tf.Tensor3D, tap: Tap, { causal, padding }: Mask = {}): tf.Tensor3D {
+  blocks.forEach((p, i) => {
+    const t = at(tap, `blocks.${i}`);
+    x = asBlock(p, { x, padding }, ({ x, padding }) => block(p, c, x, t, { causal, padding }), { tap: t });
+  });
+  return x;
 }
 
 /**
@@ -133,9 +143,7 @@ export function encodeImage(p: ClipParams["vision"], c: VisionConfig, pixels: tf
   const cls = p.cls.reshape([1, 1, D]).tile([B, 1, 1]); //                                           [B, 1, D]
   let x = tf.concat([cls, patches], 1).add(positionTable(p.position, c, H, W)) as tf.Tensor3D; //    [B, N, D]
   x = layerNorm(p.lnPre, t("embed", x), c.layer_norm_eps);
-  p.blocks.forEach((b, i) => {
-    x = tf.tidy(() => block(b, c, x, at(t, `blocks.${i}`)));
-  });
+  x = tower(p.blocks, c, x, t);
   const first = x.slice([0, 0, 0], [B, 1, D]).reshape([B, D]) as tf.Tensor2D; //                     [B, D]
   const pooled = t("pooled", layerNorm(p.lnPost, first, c.layer_norm_eps));
   return t("out", linear(p.project, pooled) as tf.Tensor2D); //                                      [B, projection_dim]
@@ -153,10 +161,7 @@ export function encodeText(p: ClipParams["text"], c: TextConfig, ids: tf.Tensor2
   const t = at(tap, "text");
   const position = p.position.slice([0, 0], [N, c.hidden_size]);
   let x = t("embed", embedding(p.token, ids).add(position) as tf.Tensor3D); //                       [B, N, D]
-  const blocked = mask ? causalMask(N).add(paddingMask(mask)) : causalMask(N);
-  p.blocks.forEach((b, i) => {
-    x = tf.tidy(() => block(b, c, x, at(t, `blocks.${i}`), blocked as tf.Tensor4D));
-  });
+  x = tower(p.blocks, c, x, t, { causal: true, padding: mask });
   const final = t("final", layerNorm(p.lnFinal, x, c.layer_norm_eps)); //                            [B, N, D]
   const end = c.eos_token_id === 2 ? ids.argMax(-1) : ids.equal(c.eos_token_id).cast("int32").argMax(-1);
   const pick = tf

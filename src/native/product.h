@@ -1,5 +1,6 @@
 /** Products of many rows with a packed right factor, on all threads, with what follows them in a layer folded in. */
 #pragma once
+#include "epilogue.h"
 #include "linear.h"
 
 #if VITRINE_LEVEL >= 2
@@ -8,67 +9,6 @@ namespace {
 
 constexpr int64_t kBlockRows = 192;   // rows of x that stay in the cache while a panel passes
 constexpr int64_t kBlockPairs = 2048; // of a panel: 512 KB, half of a core's cache
-
-enum Activation : int { kNone, kGelu, kQuickGelu, kSilu, kGeluTanh, kActivations };
-
-Floats activate(int activation, Floats x) {
-  switch (activation) {
-    case kGelu: return 0.5f * x * (1.0f + errorFunction(x * 0.70710678f));
-    case kQuickGelu: return x * sigmoid(1.702f * x);
-    case kSilu: return x * sigmoid(x);
-    case kGeluTanh: return x * sigmoid(1.5957691f * (x + 0.044715f * x * x * x)); // (1 + tanh u) / 2 is the sigmoid of 2u
-    default: return x;
-  }
-}
-
-/** A matrix in memory, float32 or bfloat16; null where there is none. */
-struct Matrix {
-  float* wide = nullptr;
-  uint16_t* narrow = nullptr;
-  int64_t columns = 0;
-  explicit operator bool() const { return wide || narrow; }
-
-  __m512 load(int64_t i, int64_t j, __mmask16 mask) const {
-    const int64_t at = i * columns + j;
-    if (wide) return _mm512_maskz_loadu_ps(mask, wide + at);
-    return (__m512)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, narrow + at)), 16);
-  }
-  void store(int64_t i, int64_t j, __mmask16 mask, __m512 v) const {
-    const int64_t at = i * columns + j;
-    if (wide) return _mm512_mask_storeu_ps(wide + at, mask, v);
-    _mm256_mask_storeu_epi16(narrow + at, mask, (__m256i)_mm512_cvtneps_pbh(v));
-  }
-};
-
-Matrix matrixOf(const View* view) {
-  if (!view || view->size() == 0) return {};
-  if (view->dtype == kFloat32) return {view->floats(), nullptr, view->dim(-1)};
-  return {nullptr, view->halves(), view->dim(-1)};
-}
-
-/** What happens to the sums on their way to memory. */
-struct Epilogue {
-  const float* bias = nullptr;
-  int activation = kNone;
-  Matrix before; // receives what goes into the activation
-  Matrix residual;
-  Matrix y;
-
-  /** sums: float32 [rows][64] -> rows `i` on, `columns` columns from `j` on. */
-  void operator()(const float* sums, int64_t rows, int64_t i, int64_t j, int64_t columns) const {
-    for (int64_t row = 0; row < rows; row++) {
-      for (int64_t k = 0; k < columns; k += 16) {
-        const __mmask16 mask = firstOf16(columns - k);
-        __m512 v = _mm512_loadu_ps(sums + row * kPanel + k);
-        if (bias) v = _mm512_add_ps(v, _mm512_maskz_loadu_ps(mask, bias + j + k));
-        if (before) before.store(i + row, j + k, mask, v);
-        if (activation != kNone) v = (__m512)activate(activation, (Floats)v);
-        if (residual) v = _mm512_add_ps(v, residual.load(i + row, j + k, mask));
-        y.store(i + row, j + k, mask, v);
-      }
-    }
-  }
-};
 
 /** A left factor: bfloat16 rows of an even stride, zero where padded. */
 struct Rows {
@@ -118,7 +58,7 @@ void productBlock(const Rows& x, const Packed& weight, const Rows& low, const Pa
         tileOf<true>(rows, columns, left, x.stride, right, pairs, to);
       if (!last) continue;
       if (low.data) tileOf<true>(rows, columns, low.data + i * low.stride, low.stride, up.panel(panel), up.pairs, to);
-      finish(to, rows, i, panel * kPanel, columns);
+      finish(to, kPanel, rows, i, panel * kPanel, columns);
     }
   }
 }

@@ -87,18 +87,33 @@ inline void store(uint16_t* p, Floats v) {
 /** The first n (< kLanes) lanes from memory, `fill` in the others. */
 template <class T>
 inline Floats loadPart(const T* p, int64_t n, float fill = 0) {
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+  const __mmask16 first = static_cast<__mmask16>((1u << n) - 1);
+  if constexpr (sizeof(T) == sizeof(float)) return (Floats)_mm512_mask_loadu_ps(_mm512_set1_ps(fill), first, p);
+  const __m512i words = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first, p)), 16);
+  return (Floats)_mm512_mask_mov_ps(_mm512_set1_ps(fill), first, (__m512)words);
+#else
   T lanes[kLanes];
   store(lanes, splat(fill));
   for (int64_t i = 0; i < n; i++) lanes[i] = p[i];
   return load(lanes);
+#endif
 }
 
 /** The first n (< kLanes) lanes to memory. */
 template <class T>
 inline void storePart(T* p, int64_t n, Floats v) {
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
+  const __mmask16 first = static_cast<__mmask16>((1u << n) - 1);
+  if constexpr (sizeof(T) == sizeof(float)) return _mm512_mask_storeu_ps(p, first, (__m512)v);
+  uint16_t lanes[kLanes];
+  store(lanes, v);
+  _mm256_mask_storeu_epi16(p, first, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lanes)));
+#else
   T lanes[kLanes];
   store(lanes, v);
   for (int64_t i = 0; i < n; i++) p[i] = lanes[i];
+#endif
 }
 
 /** The first n lanes of v (all when n >= kLanes, none when n <= 0), `fill` in the others. */

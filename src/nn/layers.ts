@@ -1,6 +1,8 @@
 /** Layers as functions of plain parameters. Letters: B batch, N tokens, D width, H heads, dh = D / H. */
 import { tf } from "../engine/tf";
-import { attend, attentionScores, mergeHeads, splitHeads } from "./attend";
+import { toFloat32 } from "../engine/bfloat16";
+import { additive, attend, attentionScores, causalMask, type Mask, mergeHeads, paddingMask, splitHeads } from "./attend";
+import { insideBlock, leanActivation, leanAdd, leanLinear, leanNorm } from "./lean";
 import { addSameShape, gatherRows, gelu, layerNormOp, linearProduct, quickGelu, rowNorms } from "./ops";
 import { patchKernel, w, weight } from "./spec";
 import { noTap, type Tap, watched } from "./tap";
@@ -13,6 +15,8 @@ export type Lora = {
   scale: number;
   /** Drops inputs of A while training; the identity otherwise. */
   drop(x: tf.Tensor): tf.Tensor;
+  /** Whether it would drop any now. */
+  dropping(): boolean;
   /** DoRA's learned row norms (Liu et al. 2024), where used. */
   magnitude?: tf.Tensor1D; // [out]
 };
@@ -44,9 +48,28 @@ export const normSpec = (name: string, width: number) => ({
   bias: w(`${name}.bias`, [width]),
 });
 
-/** y = x·Wᵀ + b, and the adapter's part where one is attached: the one place that multiplies. x: [..., in] -> [..., out] */
-export const linear = (p: Linear, x: tf.Tensor): tf.Tensor =>
-  tf.tidy(() => (p.lora ? withAdapter(p, p.lora, x) : linearProduct(x, p.weight, p.bias)));
+export type LinearFollows = {
+  /** An activation of the result. */
+  activation?: ActivationName;
+  /** What the result is added to, of its shape: the residual stream. */
+  onto?: tf.Tensor;
+  /** A float32 result inside a block too, where the residual stream goes on. */
+  wide?: boolean;
+};
+
+/**
+ * y = x·Wᵀ + b, and the adapter's part where one is attached: the one place that multiplies. What follows a product is folded into it where that is faster.
+ * x: [..., in] -> [..., out]
+ */
+export function linear(p: Linear, x: tf.Tensor, { activation, onto, wide }: LinearFollows = {}): tf.Tensor {
+  const block = insideBlock();
+  if (block) return leanLinear(block, x, p, { activation, onto, wide })[0];
+  return tf.tidy(() => {
+    const y = p.lora ? withAdapter(p, p.lora, x) : linearProduct(x, p.weight, p.bias);
+    const z = activation ? activations[activation](y) : y;
+    return onto ? addSameShape(onto, z) : z;
+  });
+}
 
 /** peft/tuners/lora/layer.py (Linear.forward) and dora.py (DoraLinearLayer.forward). */
 function withAdapter({ weight, bias }: Linear, lora: Lora, x: tf.Tensor): tf.Tensor {
@@ -61,65 +84,73 @@ function withAdapter({ weight, bias }: Linear, lora: Lora, x: tf.Tensor): tf.Ten
 }
 
 /** Layer norm over the last axis. x: [..., D] -> [..., D] */
-export const layerNorm = <T extends tf.Tensor>(p: Norm, x: T, eps = 1e-5): T => layerNormOp(x, p.weight, p.bias, eps) as T;
+export function layerNorm<T extends tf.Tensor>(p: Norm, x: T, eps = 1e-5): T {
+  const block = insideBlock();
+  return (block ? leanNorm(block, "layerNorm", x, { ...p, eps }) : layerNormOp(x, p.weight, p.bias, eps)) as T;
+}
+
+/**
+ * x + part: what a block adds to its residual stream. part: gives y, or, where nobody watches the part itself under `name`, the sum with the stream that
+ * it is handed, which is folded into the last product.
+ */
+export function add(x: tf.Tensor3D, name: string, tap: Tap, part: (onto?: tf.Tensor3D) => tf.Tensor3D): tf.Tensor3D {
+  if (!watched(tap)) return part(x);
+  const [y, block] = [tap(name, part()), insideBlock()];
+  return (block ? leanAdd(block, x, y) : addSameShape(x, y)) as tf.Tensor3D;
+}
 
 /** Rows of a table. table: [V, D], ids: int32 [B, N] -> float32 [B, N, D] */
 export const embedding = (table: tf.Tensor2D, ids: tf.Tensor2D): tf.Tensor3D => gatherRows(table, ids) as tf.Tensor3D;
 
 /** Activations by the name that a config's `hidden_act` gives. */
-export const activations: { [name: string]: (x: tf.Tensor) => tf.Tensor } = { gelu, quick_gelu: quickGelu };
-
-/** The activation of a config. @throws naming those there are. */
-export function activation(name: string): (x: tf.Tensor) => tf.Tensor {
-  const act = Object.hasOwn(activations, name) ? activations[name] : undefined;
-  if (!act) throw new Error(`hidden_act "${name}" is not known; known: ${Object.keys(activations).join(", ")}`);
-  return act;
-}
+export const activations = { gelu, quick_gelu: quickGelu };
+export type ActivationName = keyof typeof activations;
 
 /**
- * Multi-head self-attention (Vaswani et al. 2017). It runs as one op unless a tap changes something inside.
+ * Multi-head self-attention (Vaswani et al. 2017), its heads' part one op unless a tap changes something inside. x: [B, N, D] -> [B, N, D]
  *
- * @param mask added to the scores before the softmax: 0 where a query may look, a large negative number where not; [B or 1, 1, N, N]
+ * @param onto the residual stream that the result is added to
  */
-export function attention(p: Attention, x: tf.Tensor3D, heads: number, tap: Tap = noTap, mask?: tf.Tensor4D): tf.Tensor3D {
+export function attention(p: Attention, x: tf.Tensor3D, heads: number, tap: Tap = noTap, mask: Mask = {}, onto?: tf.Tensor3D): tf.Tensor3D {
   const D = x.shape[2];
   if (D % heads !== 0) throw new RangeError(`attention: width ${D} does not divide into ${heads} heads (num_attention_heads)`);
   return tf.tidy(() => {
     const [q, k, v] = [p.q, p.k, p.v].map((layer) => linear(layer, x) as tf.Tensor3D); //           [B, N, D]
     const edited = watched(tap) ? attendWatched({ q, k, v }, heads, tap, mask) : undefined;
-    return linear(p.out, edited ?? attend({ q, k, v, mask }, heads)) as tf.Tensor3D; //             [B, N, D]
+    const z = edited ?? attend({ q, k, v }, heads, mask); //                                        [B, N, D]
+    return linear(p.out, z, { onto, wide: true }) as tf.Tensor3D;
   });
 }
 
 /** Attention in steps that a tap sees. Its result counts only where a tap changed a step: looking alone must not change the last digit of an answer. */
-function attendWatched(
-  x: { q: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D },
-  heads: number,
-  tap: Tap,
-  mask?: tf.Tensor4D,
-): tf.Tensor3D | undefined {
+function attendWatched(x: { q: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D }, heads: number, tap: Tap, mask: Mask): tf.Tensor3D | undefined {
   let changed = false;
   const watch = <T extends tf.Tensor>(name: string, step: T): T => {
     const y = tap(name, step);
     changed ||= y !== step;
     return y;
   };
-  const q = watch("q", splitHeads(x.q, heads)); //                                                   [B, H, N, dh]
-  const k = watch("k", splitHeads(x.k, heads));
-  const v = watch("v", splitHeads(x.v, heads));
-  const scores = watch("attn_scores", attentionScores(q, k, mask)); //                               [B, H, N, N]
+  const q = watch("q", splitHeads(toFloat32(x.q), heads)); //                                        [B, H, N, dh]
+  const k = watch("k", splitHeads(toFloat32(x.k), heads));
+  const v = watch("v", splitHeads(toFloat32(x.v), heads));
+  const scores = watch("attn_scores", attentionScores(q, k, additive(mask, q.shape[2]))); //         [B, H, N, N]
   const pattern = watch("pattern", tf.softmax(scores)); //                                           rows sum to 1
   const z = watch("z", tf.matMul(pattern, v)); //                                                    [B, H, N, dh]
   return changed ? mergeHeads(z as tf.Tensor4D) : undefined; //                                      [B, N, D]
 }
 
-/** Feed-forward part. x: [B, N, D] -> [B, N, D] */
-export const mlp = (p: Mlp, x: tf.Tensor3D, act: (x: tf.Tensor) => tf.Tensor, tap: Tap = noTap): tf.Tensor3D =>
-  tf.tidy(() => {
-    const pre = tap("pre", linear(p.fc1, x)); //     [B, N, F]
-    const post = tap("post", act(pre));
-    return linear(p.fc2, post) as tf.Tensor3D; //    [B, N, D]
-  });
+/** Feed-forward part. x: [B, N, D] -> [B, N, D], added to the residual stream `onto` where it is given */
+export const mlp = (p: Mlp, x: tf.Tensor3D, act: ActivationName, tap: Tap = noTap, onto?: tf.Tensor3D): tf.Tensor3D =>
+  tf.tidy(() => linear(p.fc2, watched(tap) ? activatedWatched(p.fc1, x, act, tap) : linear(p.fc1, x, { activation: act }), { onto, wide: true }) as tf.Tensor3D);
+
+/** act(fc1(x)) for a tap that sees both sides of the activation. */
+function activatedWatched(fc1: Linear, x: tf.Tensor3D, act: ActivationName, tap: Tap): tf.Tensor {
+  const block = insideBlock();
+  if (!block) return tap("post", activations[act](tap("pre", linear(fc1, x)))); //                   [B, N, F]
+  const [post, pre] = leanLinear(block, x, fc1, { activation: act }, true);
+  const edited = tap("pre", pre!);
+  return tap("post", edited === pre ? post : leanActivation(block, edited, act));
+}
 
 /**
  * Pictures as rows of patches, in the order of a convolution's weight (channel, row, column).
@@ -140,16 +171,4 @@ export function patchEmbed(p: Linear, pixels: tf.Tensor4D, P: number): tf.Tensor
   return linear(p, patchify(pixels, P)) as tf.Tensor3D;
 }
 
-/** Mask of the lower triangle: [1, 1, N, N], 0 where key <= query, else a large negative number. */
-export function causalMask(N: number): tf.Tensor4D {
-  const position = tf.range(0, N, 1, "int32");
-  const hidden = position.reshape([1, 1, 1, N]).greater(position.reshape([1, 1, N, 1]));
-  return hidden.cast("float32").mul(BLOCKED) as tf.Tensor4D;
-}
-
-/** mask: int32 [B, N], 1 where a token is real -> [B, 1, 1, N], 0 there and a large negative number at padding. */
-export const paddingMask = (mask: tf.Tensor2D): tf.Tensor4D =>
-  tf.scalar(1).sub(mask.cast("float32")).mul(BLOCKED).reshape([mask.shape[0], 1, 1, mask.shape[1]]) as tf.Tensor4D;
-
-/** Finite, so that a row with every key blocked gives a uniform pattern and not NaN, as PyTorch's finfo.min does; small enough to add twice. */
-const BLOCKED = -1e30;
+export { causalMask, type Mask, paddingMask };

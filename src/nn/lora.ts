@@ -126,11 +126,12 @@ export function attach<M extends Adaptable>(
 ): { model: M; adapter: Adapter } {
   const state = { training: false };
   const seeds = random(options.seed + 1);
+  const dropping = () => state.training && options.loraDropout > 0;
   const drop = (x: tf.Tensor) =>
-    state.training && options.loraDropout > 0 ? tf.dropout(x, options.loraDropout, undefined, Math.floor(seeds() * 2 ** 31)) : x;
+    dropping() ? tf.dropout(x, options.loraDropout, undefined, Math.floor(seeds() * 2 ** 31)) : x;
   const params = modules.reduce(
     (tree, { path, A, B, magnitude, scale }) =>
-      replaceAt(tree, path, (node) => ({ ...(node as Linear), lora: { A, B, scale, drop, magnitude } satisfies Lora })),
+      replaceAt(tree, path, (node) => ({ ...(node as Linear), lora: { A, B, scale, drop, dropping, magnitude } satisfies Lora })),
     model.params,
   );
   const variables = modules.flatMap(({ A, B, magnitude }) => (magnitude ? [A, B, magnitude] : [A, B])) as tf.Variable[];

@@ -1,6 +1,6 @@
 /** The operations that tfjs lacks or saves too much for. Each is declared once: formula, gradient, source. */
 import { gatherBfloat16, isBfloat16, matMulBfloat16, toBfloat16, toFloat32 } from "../engine/bfloat16";
-import { isPacked, multiplyPacked, multiplyTransposed, plain } from "../engine/frozen";
+import { isPacked, multiply, multiplyBack, plain } from "../engine/frozen";
 import { defineOp } from "../engine/op";
 import { tf } from "../engine/tf";
 import { activationGradientKernel, activationKernel, normGradientKernel, normKernel } from "./kernels";
@@ -22,6 +22,9 @@ export function autocast<T>(compute: () => T): T {
     mixed.on = before;
   }
 }
+
+/** Whether `autocast` is on. */
+export const castsProducts = (): boolean => mixed.on;
 
 /** a·b with the arithmetic of the weight's dtype: bfloat16 weights multiply in bfloat16 and accumulate in float32; result float32. */
 function product(a: tf.Tensor2D, b: tf.Tensor2D, transposeA: boolean, transposeB: boolean): tf.Tensor2D {
@@ -56,11 +59,11 @@ const projectFrozen = defineOp<Product, Record<string, never>>("ProjectFrozen", 
   formula: linearFormula,
   kernels: {
     tensorflow: (inputs) =>
-      isPacked(inputs.weight) ? multiplyPacked(inputs.x, inputs.weight, { bias: inputs.bias }) : linearFormula(inputs),
+      isPacked(inputs.weight) ? multiply(inputs.x, inputs.weight, { bias: inputs.bias })[0] : linearFormula(inputs),
   },
   saves: { inputs: ["weight"] },
   gradient: (dy, { weight }) => ({
-    x: () => (isPacked(weight!) ? multiplyTransposed(dy, weight!) : gradientToInput(dy, weight!)),
+    x: () => (isPacked(weight!) ? multiplyBack(dy, weight!) : gradientToInput(dy, weight!)),
     weight: () => {
       throw new Error('project: a bfloat16 weight is frozen; load with { dtype: "float32" } to train it');
     },

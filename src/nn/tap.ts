@@ -2,6 +2,7 @@
  * Taps: a forward pass names each activation where it is made, `x = tap("resid_mid", x)`, in TransformerLens's vocabulary. The default tap
  * does nothing; `record()` makes one that watches, `edit()` one that replaces. A name or pattern that met no activation is an error.
  */
+import { isBfloat16, toBfloat16, toFloat32 } from "../engine/bfloat16";
 import { tf } from "../engine/tf";
 
 /** Receives an activation under its full name; what it returns goes on through the model. */
@@ -44,7 +45,7 @@ export function record(which: RegExp | string | readonly string[] = /./): Record
     everything.push(name);
     if (!matches(name)) return x;
     kept.get(name)?.dispose();
-    kept.set(name, tf.keep(x.clone()));
+    kept.set(name, tf.keep(isBfloat16(x) ? toFloat32(x) : x.clone()));
     return x;
   };
   const get = (name: string) => {
@@ -77,7 +78,9 @@ export function edit(
   const tap: Tap = <T extends tf.Tensor>(name: string, x: T): T => {
     everything.add(name);
     if (!matches(name)) return x;
-    const y = change(x, name);
+    const [wide, half] = [toFloat32(x), isBfloat16(x)]; // inside a block an activation may be bfloat16; a person sees float32
+    const changedTo = change(wide, name);
+    const y = half ? (changedTo === wide ? x : toBfloat16(changedTo)) : changedTo;
     if (String(y.shape) !== String(x.shape))
       throw new Error(`edit: "${name}" has shape [${x.shape}], the replacement [${y.shape}]; they must be equal`);
     changed.add(name);

@@ -7,8 +7,8 @@ import { toBfloat16, toFloat32 } from "vitrine/engine/bfloat16";
 import {
   hasNative,
   type LinearOptions,
-  linearPacked,
-  linearPackedKeeping,
+  linearNative,
+  linearKeeping,
   lowRank,
   lowRankGradient,
   nativeBytes,
@@ -74,7 +74,7 @@ function formula(x: tf.Tensor2D, weight: tf.Tensor2D, { bias, activation = "none
   return residual ? y.add(toFloat32(residual)) : y;
 }
 
-native("linearPacked() matches the formula at every size, from float32 and bfloat16, to both", () =>
+native("linearNative() matches the formula at every size, from float32 and bfloat16, to both", () =>
   tf.tidy(() => {
     for (const [M, K, N] of SIZES) {
       const [x, weight, bias, residual] = [noise(M, K) as tf.Tensor2D, noise(N, K) as tf.Tensor2D, noise(N) as tf.Tensor1D, noise(M, N)];
@@ -82,18 +82,18 @@ native("linearPacked() matches the formula at every size, from float32 and bfloa
       const want = numbers(formula(x, weight, { bias, residual }));
       const close = 1e-6 * (K + 8);
       const what = `[${M}, ${K}] to ${N}`;
-      expectClose(numbers(linearPacked(x, packed, { bias, residual })), want, close, what);
+      expectClose(numbers(linearNative(x, packed, { bias, residual })), want, close, what);
       expectSame(
-        numbers(linearPacked(toBfloat16(x), packed, { bias, residual })),
-        numbers(linearPacked(x, packed, { bias, residual })),
+        numbers(linearNative(toBfloat16(x), packed, { bias, residual })),
+        numbers(linearNative(x, packed, { bias, residual })),
         what,
       );
-      const half = linearPacked(x, packed, { bias, residual, dtype: "bfloat16" });
+      const half = linearNative(x, packed, { bias, residual, dtype: "bfloat16" });
       assert.equal(half.dtype, "bfloat16");
-      expectSame(numbers(half), numbers(rounded(linearPacked(x, packed, { bias, residual }))), `${what}, rounded at the end`);
+      expectSame(numbers(half), numbers(rounded(linearNative(x, packed, { bias, residual }))), `${what}, rounded at the end`);
       const halfResidual = toBfloat16(residual);
       expectClose(
-        numbers(linearPacked(x, packed, { bias, residual: halfResidual })),
+        numbers(linearNative(x, packed, { bias, residual: halfResidual })),
         numbers(formula(x, weight, { bias, residual: halfResidual })),
         close,
         `${what}, bfloat16 residual`,
@@ -102,21 +102,21 @@ native("linearPacked() matches the formula at every size, from float32 and bfloa
   }),
 );
 
-native("linearPacked() folds in every activation, and linearPackedKeeping() gives what goes into it", () =>
+native("linearNative() folds in every activation, and linearKeeping() gives what goes into it", () =>
   tf.tidy(() => {
     const [x, weight, bias] = [noise(19, 37).mul(2) as tf.Tensor2D, noise(70, 37) as tf.Tensor2D, noise(70) as tf.Tensor1D];
     const packed = packWeight(weight);
-    const plain = numbers(linearPacked(x, packed, { bias }));
+    const plain = numbers(linearNative(x, packed, { bias }));
     for (const activation of Object.keys(ACTIVATIONS) as (keyof typeof ACTIVATIONS & LinearOptions["activation"])[]) {
       const options = { bias, activation, residual: noise(19, 70) } as LinearOptions;
-      const [y, before] = linearPackedKeeping(x, packed, options);
+      const [y, before] = linearKeeping(x, packed, options);
       expectClose(numbers(y), numbers(formula(x, weight, options)), 2e-5, String(activation));
       expectSame(numbers(before), plain, `before ${activation}`);
     }
   }),
 );
 
-native("linearPacked() adds a low-rank pair, either way round", () =>
+native("linearNative() adds a low-rank pair, either way round", () =>
   tf.tidy(() => {
     for (const rank of [1, 8, 17, 70]) {
       const [x, weight] = [noise(23, 31) as tf.Tensor2D, noise(66, 31) as tf.Tensor2D];
@@ -124,9 +124,9 @@ native("linearPacked() adds a low-rank pair, either way round", () =>
       const [low, up] = [noise(23, rank), noise(66, rank) as tf.Tensor2D];
       const options = { pair: { low, up, scale: 0.3 }, activation: "silu" } as const;
       const want = numbers(formula(x, weight, options));
-      expectClose(numbers(linearPacked(x, packed, options)), want, 1e-4, `rank ${rank}`);
+      expectClose(numbers(linearNative(x, packed, options)), want, 1e-4, `rank ${rank}`);
       const turned = { ...options, pair: { low: toBfloat16(low), up: up.transpose() as tf.Tensor2D, scale: 0.3, transposed: true } };
-      expectClose(numbers(linearPacked(x, packed, turned)), want, 1e-4, `rank ${rank}, transposed`);
+      expectClose(numbers(linearNative(x, packed, turned)), want, 1e-4, `rank ${rank}, transposed`);
     }
   }),
 );
@@ -158,7 +158,7 @@ native("the packed transpose gives the gradient to the input", () =>
       const turned = packTransposed(packWeight(weight));
       assert.deepEqual([turned.out, turned.in], [K, N]);
       expectClose(
-        numbers(linearPacked(dy, turned)),
+        numbers(linearNative(dy, turned)),
         numbers(tf.matMul(rounded(dy), rounded(weight))),
         1e-6 * (N + 8),
         `[${M}, ${K}] to ${N}`,
@@ -167,12 +167,12 @@ native("the packed transpose gives the gradient to the input", () =>
   }),
 );
 
-native("a finite difference of linearPacked() agrees with the product with the packed transpose", () =>
+native("a finite difference of linearNative() agrees with the product with the packed transpose", () =>
   tf.tidy(() => {
     const [x, weight, dy] = [noise(3, 21), noise(9, 21) as tf.Tensor2D, noise(3, 9)].map(rounded) as [tf.Tensor, tf.Tensor2D, tf.Tensor];
     const packed = packWeight(weight);
-    const loss = (at: tf.Tensor) => linearPacked(at, packed).mul(dy).sum().dataSync()[0]!;
-    const gradient = numbers(linearPacked(dy, packTransposed(packed)));
+    const loss = (at: tf.Tensor) => linearNative(at, packed).mul(dy).sum().dataSync()[0]!;
+    const gradient = numbers(linearNative(dy, packTransposed(packed)));
     for (const i of [0, 20, 40]) {
       const step = tf
         .oneHot(tf.tensor1d([i], "int32"), 63)
@@ -213,12 +213,12 @@ native("any rank, no rows and no columns", () =>
     const weight = noise(5, 6) as tf.Tensor2D;
     const packed = packWeight(weight);
     const x = noise(2, 3, 4, 6);
-    const y = linearPacked(x, packed);
+    const y = linearNative(x, packed);
     assert.deepEqual(y.shape, [2, 3, 4, 5]);
     expectClose(numbers(y), numbers(formula(x.reshape([24, 6]), weight)), 1e-5);
-    assert.deepEqual(linearPacked(tf.zeros([0, 6]), packed).shape, [0, 5]);
+    assert.deepEqual(linearNative(tf.zeros([0, 6]), packed).shape, [0, 5]);
     const nothing = packWeight(tf.zeros([3, 0]));
-    expectSame(numbers(linearPacked(tf.zeros([2, 0]), nothing, { bias: tf.tensor1d([1, 2, 3]) })), [1, 2, 3, 1, 2, 3]);
+    expectSame(numbers(linearNative(tf.zeros([2, 0]), nothing, { bias: tf.tensor1d([1, 2, 3]) })), [1, 2, 3, 1, 2, 3]);
     assert.deepEqual(numbers(lowRankGradient(tf.zeros([0, 2]), tf.zeros([0, 3]))), new Float32Array(6));
   }),
 );
@@ -230,7 +230,7 @@ native("NaN and infinity reach exactly the rows they are in", () =>
     values[5 * 2 + 4] = Number.POSITIVE_INFINITY; // the last number of an odd row stands beside the padding
     values[5 * 6] = Number.NaN;
     for (const activation of Object.keys(ACTIVATIONS) as LinearOptions["activation"][]) {
-      const y = numbers(linearPacked(tf.tensor2d(values, [8, 5]), packWeight(tf.ones([3, 5])), { activation }));
+      const y = numbers(linearNative(tf.tensor2d(values, [8, 5]), packWeight(tf.ones([3, 5])), { activation }));
       for (let i = 0; i < 8; i++)
         for (const value of y.subarray(3 * i, 3 * i + 3)) {
           if (i === 2) assert.equal(value, Number.POSITIVE_INFINITY, `${activation}, row ${i}`);
@@ -245,13 +245,13 @@ native("misfits are errors that name every one, and never crash", async () => {
   const packed = packWeight(noise(70, 10) as tf.Tensor2D);
   const x = noise(4, 10);
   await messageOf(
-    () => linearPacked(noise(4, 9), packed, { bias: noise(7) as tf.Tensor1D, residual: noise(5, 70) }),
+    () => linearNative(noise(4, 9), packed, { bias: noise(7) as tf.Tensor1D, residual: noise(5, 70) }),
     /weight \[70, 10\]: x is \[4,9\], expected \[4,10\]; bias is \[7\], expected \[70\]; residual is \[5,70\], expected \[4,70\]/,
   );
-  await messageOf(() => linearPacked(x, packed, { activation: "relu" as never }), 'activation is "relu"', "quick_gelu");
-  await messageOf(() => linearPacked(x, packed, { dtype: "float16" as never }), 'dtype is "float16"');
+  await messageOf(() => linearNative(x, packed, { activation: "relu" as never }), 'activation is "relu"', "quick_gelu");
+  await messageOf(() => linearNative(x, packed, { dtype: "float16" as never }), 'dtype is "float16"');
   await messageOf(
-    () => linearPacked(x, packed, { pair: { low: noise(4, 2), up: noise(70, 3) as tf.Tensor2D, scale: Number.NaN } }),
+    () => linearNative(x, packed, { pair: { low: noise(4, 2), up: noise(70, 3) as tf.Tensor2D, scale: Number.NaN } }),
     "pair.up",
     "scale",
   );

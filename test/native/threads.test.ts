@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { before, test } from "node:test";
 import { Worker } from "node:worker_threads";
 import { engine, tf } from "vitrine/engine";
-import { hasNative, linearPacked, packWeight } from "vitrine/engine/native";
+import { hasNative, linearNative, packWeight } from "vitrine/engine/native";
 import { expectSame } from "../support/close";
 
 before(() => engine().then(() => {}));
@@ -36,7 +36,7 @@ engine().then(() => {
   const noise = (...shape) => tf.tensor(Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, draw), shape);
   for (const [M, K, N] of ${JSON.stringify(SIZES)}) tf.tidy(() => {
     const [x, weight] = [noise(M, K), native.packWeight(noise(N, K))];
-    hash.update(native.linearPacked(x, weight, { activation: "gelu" }).dataSync());
+    hash.update(native.linearNative(x, weight, { activation: "gelu" }).dataSync());
     hash.update(native.lowRankGradient(x, noise(M, 3)).dataSync());
   });
   console.log(native.nativeProcessor().threads, hash.digest("hex"));
@@ -59,9 +59,9 @@ const { tf, engine } = require("vitrine/engine");
 const native = require("vitrine/engine/native");
 engine().then(async () => {
   const x = tf.range(0, 37 * 90).reshape([37, 90]).mul(0.01).sin(), weight = native.packWeight(tf.range(0, 200 * 90).reshape([200, 90]).mul(0.02).cos());
-  const want = Buffer.from(native.nativeBytes(native.linearPacked(x, weight)));
+  const want = Buffer.from(native.nativeBytes(native.linearNative(x, weight)));
   let wrong = 0;
-  for (let i = 0; i < 300; i++) tf.tidy(() => { if (!want.equals(native.nativeBytes(native.linearPacked(x, weight)))) wrong++; });
+  for (let i = 0; i < 300; i++) tf.tidy(() => { if (!want.equals(native.nativeBytes(native.linearNative(x, weight)))) wrong++; });
   parentPort.postMessage({ wrong, bytes: want.toString("hex") });
 });`;
 
@@ -74,7 +74,7 @@ native("two workers and this thread multiply at once and get the same bits", asy
       }),
   );
   const [x, weight] = [tf.randomUniform([64, 128], -1, 1, "float32", 5), packWeight(tf.randomUniform([256, 128], -1, 1, "float32", 6))];
-  const product = () => tf.tidy(() => linearPacked(x, weight).dataSync());
+  const product = () => tf.tidy(() => linearNative(x, weight).dataSync());
   const want = product();
   let finished = false;
   const both = Promise.all(answers).finally(() => {
