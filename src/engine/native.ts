@@ -152,7 +152,8 @@ export const linearKeeping = (x: tf.Tensor, weight: ProductWeight, options: Line
 
 function product(x: tf.Tensor, weight: ProductWeight, options: LinearOptions, keep: boolean): tf.Tensor[] {
   const { bias, activation = "none", residual, pair, dtype = "float32" } = options;
-  const [out, inner] = "packed" in weight ? [weight.out, weight.in] : weight.turned ? [...weight.plain.shape].reverse() : weight.plain.shape;
+  const [out, inner] =
+    "packed" in weight ? [weight.out, weight.in] : weight.turned ? [...weight.plain.shape].reverse() : weight.plain.shape;
   checkLinear(x, out, inner, options);
   const [name, matrix, first] = "packed" in weight ? ["linear", weight.packed, out] : ["linearFloat", weight.plain, weight.turned ? 1 : 0];
   return runNative(

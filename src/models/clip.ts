@@ -5,7 +5,7 @@
 import { tf } from "../engine/tf";
 import { asBlock } from "../nn/block";
 import {
-  type ActivationName,
+  activationName,
   activations,
   add,
   attention,
@@ -114,10 +114,16 @@ type Tower = { hidden_act: string; num_attention_heads: number; layer_norm_eps: 
 /** Pre-norm block (Dosovitskiy et al. 2021, eq. 2-3). x: [B, N, D] -> [B, N, D] */
 function block(p: Block, c: Tower, x: tf.Tensor3D, tap: Tap, mask: Mask): tf.Tensor3D {
   const { num_attention_heads: heads, layer_norm_eps: eps } = c;
-  const act = c.hidden_act as ActivationName;
+  const act = activationName(c.hidden_act);
   x = tap("resid_pre", x);
-  x = tap("resid_mid", add(x, "attn_out", tap, (onto) => attention(p.attn, layerNorm(p.ln1, x, eps), heads, at(tap, "attn"), mask, onto)));
-  return tap("resid_post", add(x, "mlp_out", tap, (onto) => mlp(p.mlp, layerNorm(p.ln2, x, eps), act, at(tap, "mlp"), onto)));
+  x = tap(
+    "resid_mid",
+    add(x, "attn_out", tap, (onto) => attention(p.attn, layerNorm(p.ln1, x, eps), heads, at(tap, "attn"), mask, onto)),
+  );
+  return tap(
+    "resid_post",
+    add(x, "mlp_out", tap, (onto) => mlp(p.mlp, layerNorm(p.ln2, x, eps), act, at(tap, "mlp"), onto)),
+  );
 }
 
 /** The blocks of a tower, each one gradient. x: [B, N, D], padding: int32 [B, N], 1 where a token is real -> [B, N, D] */

@@ -16,6 +16,7 @@ namespace {
 
 struct Rates {
   float learningRate, beta1, beta2, eps, share;
+  float new1, new2; // 1 - beta, taken before either is rounded: 1 - 0.999 in float32 is off by 5e-5 of itself
   float firstShare, secondRoot; // learningRate / (1 - beta1^step), sqrt(1 - beta2^step)
 };
 
@@ -32,8 +33,8 @@ void update(const State& s, const Rates& r, int64_t begin, int64_t end) {
   const Reader before{s.parameter, nullptr}, firstBefore{s.first, nullptr}, secondBefore{s.second, nullptr};
   overLanes(begin, end, [&](int64_t i, auto part) {
     const Floats g = s.gradient(i, part) * r.share;
-    const Floats m = firstBefore(i, part) * r.beta1 + g * (1.0f - r.beta1);
-    const Floats v = secondBefore(i, part) * r.beta2 + g * g * (1.0f - r.beta2);
+    const Floats m = firstBefore(i, part) * r.beta1 + g * r.new1;
+    const Floats v = secondBefore(i, part) * r.beta2 + g * g * r.new2;
     const Floats spread = squareRoot(v) / r.secondRoot + r.eps;
     first(i, part, m);
     second(i, part, v);
@@ -71,6 +72,8 @@ Rates ratesOf(const Call& call) {
   r.learningRate = static_cast<float>(learningRate);
   r.beta1 = static_cast<float>(beta1);
   r.beta2 = static_cast<float>(beta2);
+  r.new1 = static_cast<float>(1 - beta1);
+  r.new2 = static_cast<float>(1 - beta2);
   r.eps = static_cast<float>(call.number(3));
   r.share = static_cast<float>(call.number(5));
   r.firstShare = static_cast<float>(learningRate / (1 - std::pow(beta1, step)));

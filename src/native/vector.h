@@ -84,11 +84,11 @@ inline void store(uint16_t* p, Floats v) {
   std::memcpy(p, &h, sizeof h);
 }
 
-/** The first n (< kLanes) lanes from memory, `fill` in the others. */
+/** The first n (< kLanes; none when negative) lanes from memory, `fill` in the others. */
 template <class T>
 inline Floats loadPart(const T* p, int64_t n, float fill = 0) {
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-  const __mmask16 first = static_cast<__mmask16>((1u << n) - 1);
+  const __mmask16 first = static_cast<__mmask16>(n > 0 ? (1u << n) - 1 : 0);
   if constexpr (sizeof(T) == sizeof(float)) return (Floats)_mm512_mask_loadu_ps(_mm512_set1_ps(fill), first, p);
   const __m512i words = _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first, p)), 16);
   return (Floats)_mm512_mask_mov_ps(_mm512_set1_ps(fill), first, (__m512)words);
@@ -104,7 +104,7 @@ inline Floats loadPart(const T* p, int64_t n, float fill = 0) {
 template <class T>
 inline void storePart(T* p, int64_t n, Floats v) {
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__)
-  const __mmask16 first = static_cast<__mmask16>((1u << n) - 1);
+  const __mmask16 first = static_cast<__mmask16>(n > 0 ? (1u << n) - 1 : 0);
   if constexpr (sizeof(T) == sizeof(float)) return _mm512_mask_storeu_ps(p, first, (__m512)v);
   uint16_t lanes[kLanes];
   store(lanes, v);

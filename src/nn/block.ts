@@ -77,7 +77,12 @@ const recording = (): boolean => engine().state.gradientDepth > 0 && engine().st
  * @param inputs every tensor that comes from outside and is no weight: the residual stream `x`, masks, the states of an encoder
  * @returns what `compute` gives, float32
  */
-export function asBlock<I extends Tensors>(params: object, inputs: I, compute: (inputs: I) => tf.Tensor3D, options: BlockOptions = {}): tf.Tensor3D {
+export function asBlock<I extends Tensors>(
+  params: object,
+  inputs: I,
+  compute: (inputs: I) => tf.Tensor3D,
+  options: BlockOptions = {},
+): tf.Tensor3D {
   const plan = planOf(params);
   if (insideBlock() || !runsLean(plan, options.tap ?? noTap)) return tf.tidy(() => compute(inputs));
   if (!recording()) return tf.tidy(() => runInside({ dtype: plan.dtype }, () => compute(inputs)));
@@ -207,4 +212,3 @@ function dependsOnVariable(x: tf.Tensor): boolean {
   }
   return isVariable(x) || seen.dependent.has(x.id);
 }
-

@@ -106,6 +106,13 @@ export const embedding = (table: tf.Tensor2D, ids: tf.Tensor2D): tf.Tensor3D => 
 export const activations = { gelu, quick_gelu: quickGelu };
 export type ActivationName = keyof typeof activations;
 
+/** The activation of a config. @throws naming those there are. */
+export function activationName(name: string): ActivationName {
+  if (!Object.hasOwn(activations, name))
+    throw new Error(`hidden_act "${name}" is not known; known: ${Object.keys(activations).join(", ")}`);
+  return name as ActivationName;
+}
+
 /**
  * Multi-head self-attention (Vaswani et al. 2017), its heads' part one op unless a tap changes something inside. x: [B, N, D] -> [B, N, D]
  *
@@ -123,7 +130,12 @@ export function attention(p: Attention, x: tf.Tensor3D, heads: number, tap: Tap 
 }
 
 /** Attention in steps that a tap sees. Its result counts only where a tap changed a step: looking alone must not change the last digit of an answer. */
-function attendWatched(x: { q: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D }, heads: number, tap: Tap, mask: Mask): tf.Tensor3D | undefined {
+function attendWatched(
+  x: { q: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D },
+  heads: number,
+  tap: Tap,
+  mask: Mask,
+): tf.Tensor3D | undefined {
   let changed = false;
   const watch = <T extends tf.Tensor>(name: string, step: T): T => {
     const y = tap(name, step);
@@ -141,7 +153,13 @@ function attendWatched(x: { q: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D }, he
 
 /** Feed-forward part. x: [B, N, D] -> [B, N, D], added to the residual stream `onto` where it is given */
 export const mlp = (p: Mlp, x: tf.Tensor3D, act: ActivationName, tap: Tap = noTap, onto?: tf.Tensor3D): tf.Tensor3D =>
-  tf.tidy(() => linear(p.fc2, watched(tap) ? activatedWatched(p.fc1, x, act, tap) : linear(p.fc1, x, { activation: act }), { onto, wide: true }) as tf.Tensor3D);
+  tf.tidy(
+    () =>
+      linear(p.fc2, watched(tap) ? activatedWatched(p.fc1, x, act, tap) : linear(p.fc1, x, { activation: act }), {
+        onto,
+        wide: true,
+      }) as tf.Tensor3D,
+  );
 
 /** act(fc1(x)) for a tap that sees both sides of the activation. */
 function activatedWatched(fc1: Linear, x: tf.Tensor3D, act: ActivationName, tap: Tap): tf.Tensor {

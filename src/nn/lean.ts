@@ -54,7 +54,11 @@ export function leanNorm(block: Inside, kind: "layerNorm" | "rmsNorm", x: tf.Ten
     saves: [x, statistics],
     backward(dy, [input, kept], to) {
       const parameters = to.needs(p.weight) || to.needs(p.bias);
-      const [dx, dWeight, dBias] = runNative(`${kind}Gradient`, [dy, input, p.weight, kept, to.take(x)], [codeOf(input), parameters ? 1 : 0]);
+      const [dx, dWeight, dBias] = runNative(
+        `${kind}Gradient`,
+        [dy, input, p.weight, kept, to.take(x)],
+        [codeOf(input), parameters ? 1 : 0],
+      );
       to.give(x, dx);
       if (to.needs(p.weight)) to.give(p.weight, dWeight);
       if (to.needs(p.bias)) to.give(p.bias!, dBias);
@@ -80,7 +84,13 @@ export type LeanOptions = {
  * activation(x·Wᵀ + scale·(x·Aᵀ)·Bᵀ + b) + onto. x: [..., in] -> [y, what went into the activation, where there is one] of [..., out].
  * watched: also give what went into the activation when no gradient asks for it.
  */
-export function leanLinear(block: Inside, x: tf.Tensor, p: LeanLinear, options: LeanOptions = {}, watched = false): [tf.Tensor, tf.Tensor?] {
+export function leanLinear(
+  block: Inside,
+  x: tf.Tensor,
+  p: LeanLinear,
+  options: LeanOptions = {},
+  watched = false,
+): [tf.Tensor, tf.Tensor?] {
   const { tape } = block;
   const { weight, bias, lora } = p;
   const dtype = options.wide || options.onto ? "float32" : block.dtype;

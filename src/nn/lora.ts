@@ -127,8 +127,7 @@ export function attach<M extends Adaptable>(
   const state = { training: false };
   const seeds = random(options.seed + 1);
   const dropping = () => state.training && options.loraDropout > 0;
-  const drop = (x: tf.Tensor) =>
-    dropping() ? tf.dropout(x, options.loraDropout, undefined, Math.floor(seeds() * 2 ** 31)) : x;
+  const drop = (x: tf.Tensor) => (dropping() ? tf.dropout(x, options.loraDropout, undefined, Math.floor(seeds() * 2 ** 31)) : x);
   const params = modules.reduce(
     (tree, { path, A, B, magnitude, scale }) =>
       replaceAt(tree, path, (node) => ({ ...(node as Linear), lora: { A, B, scale, drop, dropping, magnitude } satisfies Lora })),

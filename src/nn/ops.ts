@@ -58,8 +58,7 @@ const project = defineOp<Product, Record<string, never>>("Project", {
 const projectFrozen = defineOp<Product, Record<string, never>>("ProjectFrozen", {
   formula: linearFormula,
   kernels: {
-    tensorflow: (inputs) =>
-      isPacked(inputs.weight) ? multiply(inputs.x, inputs.weight, { bias: inputs.bias })[0] : linearFormula(inputs),
+    tensorflow: (inputs) => (isPacked(inputs.weight) ? multiply(inputs.x, inputs.weight, { bias: inputs.bias })[0] : linearFormula(inputs)),
   },
   saves: { inputs: ["weight"] },
   gradient: (dy, { weight }) => ({

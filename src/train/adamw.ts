@@ -1,4 +1,5 @@
 /** AdamW: Adam with decoupled weight decay (Loshchilov & Hutter 2019), step for step as torch.optim.AdamW. */
+import { hasNative, runNative } from "../engine/native";
 import { tf } from "../engine/tf";
 
 export type AdamWOptions = {
@@ -26,6 +27,12 @@ export function adamW(
   const [first, second] = [zeros(), zeros()];
   const decay = variables.map((v) => (noDecay(v) ? 0 : weightDecay));
   let t = 0;
+  /** All at once, where the parameters and moments are. */
+  const updateAll = (gradients: tf.Tensor[], learningRate: number) => {
+    variables.forEach(ownMemory);
+    const tensors = variables.flatMap((v, i) => [v, gradients[i], first[i], second[i]]);
+    runNative("adamW", tensors, [learningRate, beta1, beta2, eps, t, 1, ...decay]);
+  };
   const update = (i: number, g: tf.Tensor, learningRate: number) =>
     tf.tidy(() => {
       first[i].assign(first[i].mul(beta1).add(g.mul(1 - beta1)));
@@ -42,15 +49,24 @@ export function adamW(
       if (gradients.length !== variables.length)
         throw new RangeError(`adamW: ${gradients.length} gradients for ${variables.length} variables`);
       t += 1;
-      gradients.forEach((g, i) => update(i, g, learningRate));
+      if (hasNative("adamW")) updateAll(gradients, learningRate);
+      else gradients.forEach((g, i) => update(i, g, learningRate));
     },
     dispose: () => [...first, ...second].forEach((x) => x.dispose()),
   };
 }
 
+/** Gives a variable memory of its own where a clone or a view shares it: the kernel changes it in place, and the clone is to keep its numbers. */
+function ownMemory(variable: tf.Variable): void {
+  const { refCount } = tf.backend() as unknown as { refCount(dataId: object): number };
+  if (refCount.call(tf.backend(), variable.dataId) > 1) tf.tidy(() => variable.assign(variable.mul(1)));
+}
+
 /** Length of all gradients taken as one vector. */
 export const globalNorm = (gradients: tf.Tensor[]): tf.Scalar =>
-  tf.tidy(() => tf.addN(gradients.map((g) => g.square().sum())).sqrt() as tf.Scalar);
+  (hasNative("globalNorm")
+    ? runNative("globalNorm", gradients)[0]
+    : tf.tidy(() => tf.addN(gradients.map((g) => g.square().sum())).sqrt())) as tf.Scalar;
 
 /** Gradients scaled so that their norm is at most `maxNorm`, as torch.nn.utils.clip_grad_norm_ does. Disposes what it replaces. */
 export function clipGradients(gradients: tf.Tensor[], norm: number, maxNorm: number): tf.Tensor[] {

@@ -142,11 +142,22 @@ native("lowRank() and lowRankGradient() match the formula", () =>
       // biome-ignore format: one line a size
       const [x, a, t] = [noise(M, K) as tf.Tensor2D, noise(r, K) as tf.Tensor2D, noise(M, r) as tf.Tensor2D];
       const want = numbers(tf.matMul(rounded(x), rounded(a.mul(0.5)) as tf.Tensor2D, false, true));
-      expectClose(numbers(lowRank(x, a, { scale: 0.5 })), want, 1e-6 * (K + 8));
-      expectClose(numbers(lowRank(toBfloat16(x), a.transpose() as tf.Tensor2D, { scale: 0.5, transposed: true })), want, 1e-6 * (K + 8));
-      const gradient = numbers(tf.matMul(rounded(t), rounded(x), true, false));
-      expectClose(numbers(lowRankGradient(t, x)), gradient, 1e-6 * (M + 8));
-      expectClose(numbers(lowRankGradient(toBfloat16(t), toBfloat16(x))), gradient, 1e-6 * (M + 8));
+      const largest = Math.max(...want.map(Math.abs));
+      for (const [from, by, transposed] of [
+        [x, a, false],
+        [toBfloat16(x), a.transpose(), true],
+      ] as [tf.Tensor2D, tf.Tensor2D, boolean][]) {
+        expectClose(numbers(runNative("lowRank", [from, by], [0.5, transposed ? 1 : 0, 1])[0]), want, 1e-6 * (K + 8));
+        expectClose(numbers(lowRank(from, by, { scale: 0.5, transposed, dtype: "bfloat16" })), want, largest / 256 + 1e-6);
+      }
+      const exact = numbers(tf.matMul(x, a.mul(0.5) as tf.Tensor2D, false, true));
+      expectClose(numbers(lowRank(x, a, { scale: 0.5 })), exact, 1e-6 * (K + 8), "a float32 result is of float32 products");
+      expectClose(
+        numbers(lowRankGradient(toBfloat16(t), toBfloat16(x))),
+        numbers(tf.matMul(rounded(t), rounded(x), true, false)),
+        1e-6 * (M + 8),
+      );
+      expectClose(numbers(lowRankGradient(t, x)), numbers(tf.matMul(t, x, true, false)), 1e-6 * (M + 8));
     }
   }),
 );

@@ -44,9 +44,9 @@ const causal = (N: number) =>
     .greater(tf.range(0, N).reshape([1, 1, N, 1]))
     .cast("float32")
     .mul(-1e30);
-const attention = (B: number, N: number, heads: number, width: number, mask?: tf.Tensor) => ({
+const attention = (B: number, N: number, heads: number, width: number, mask?: tf.Tensor, causal = false) => ({
   inputs: { q: noise([B, N, heads * width]), k: noise([B, N, heads * width]), v: noise([B, N, heads * width]), ...(mask ? { mask } : {}) },
-  attributes: { heads },
+  attributes: { heads, causal },
 });
 const SHAPES = [[1], [1, 1], [7], [3, 5], [2, 3, 13], [17, 1], [257]];
 
@@ -125,12 +125,13 @@ const TRIALS: { [op: string]: Trial } = {
       })),
   },
   Attend: {
-    cases: () => [attention(1, 1, 1, 1), attention(2, 3, 1, 5), attention(1, 5, 3, 2)],
+    cases: () => [attention(1, 1, 1, 1), attention(2, 3, 1, 5), attention(1, 5, 3, 2), attention(2, 5, 1, 16, undefined, true)],
   },
   AttendMasked: {
     cases: () => [
       attention(1, 1, 1, 1, causal(1)),
       attention(2, 5, 2, 3, causal(5)),
+      attention(2, 3, 2, 16, tf.tensor([0, 0, -1e30, 0, -1e30, -1e30], [2, 1, 1, 3]), true),
       attention(2, 3, 1, 2, causal(3).add(tf.tensor([0, 0, -1e30, 0, -1e30, -1e30], [2, 1, 1, 3]))),
     ],
     wrt: ["q", "k", "v"], // the mask is a constant

@@ -138,3 +138,18 @@ test("clipGradients() scales all gradients by one share, and only when they are 
   tf.dispose([norm, ...clipped]);
   await keepsTensorCount(() => tf.dispose(clipGradients(make(), 5, 1)));
 });
+
+test("adamW() leaves alone what shares a variable's memory", async () => {
+  await keepsTensorCount(() => {
+    const first = tf.tensor1d(start);
+    const variable = tf.variable(first);
+    const [clone, view] = [variable.clone(), variable.reshape([COUNT, 1])];
+    const optimiser = adamW([variable]);
+    const gradient = tf.ones([COUNT]);
+    for (let i = 0; i < 2; i++) optimiser.step([gradient], LR);
+    for (const x of [first, clone, view]) expectSame(x.dataSync(), Float32Array.from(start));
+    assert.notDeepEqual(variable.dataSync(), clone.dataSync());
+    optimiser.dispose();
+    tf.dispose([first, clone, view, gradient, variable]);
+  });
+});
