@@ -18,9 +18,19 @@ export type Mask = {
   bias?: tf.Tensor4D;
 };
 
+/** How q, k and v are made of heads. */
+export type Heads = {
+  /** Of q. */
+  heads: number;
+  /** Of k and v, each shared by heads / groups neighbouring heads of q (Ainslie et al. 2023); default: as many as q's. */
+  groups?: number;
+  /** Of the scores; default 1 / sqrt(dh). */
+  scale?: number;
+};
+
 type Plain = { q: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D };
 type Masked = Plain & { mask: tf.Tensor4D };
-type Attributes = { heads: number; causal: boolean };
+type Attributes = { heads: number; groups: number; causal: boolean; scale: number };
 
 /** Finite, so that a row with every key blocked gives a uniform pattern and not NaN, as PyTorch's finfo.min does; small enough to add thrice. */
 const BLOCKED = -1e30;
@@ -71,30 +81,47 @@ export function mergeHeads(x: tf.Tensor4D): tf.Tensor3D {
   return x.transpose([0, 2, 1, 3]).reshape([B, N, H * dh]);
 }
 
-/** q·kᵀ / sqrt(dh) + mask. q, k: [B, H, N, dh], mask: additive -> [B, H, Nq, Nk] */
-export function attentionScores(q: tf.Tensor4D, k: tf.Tensor4D, mask?: tf.Tensor4D): tf.Tensor4D {
-  const scores = tf.matMul(q.mul(1 / Math.sqrt(q.shape[3])), k, false, true) as tf.Tensor4D;
+type Inputs = Plain & { mask?: tf.Tensor4D };
+
+/** Heads that share a key head as one longer row of queries. [B, H, N, dh] -> [B, G, (H / G)·N, dh] */
+const grouped = (x: tf.Tensor4D, groups: number): tf.Tensor4D => {
+  const [B, H, N, dh] = x.shape;
+  return x.reshape([B, groups, (H / groups) * N, dh]);
+};
+
+/** scale·q·kᵀ + mask. q: [B, H, Nq, dh], k: [B, G, Nk, dh], mask: additive -> [B, H, Nq, Nk] */
+export function attentionScores(q: tf.Tensor4D, k: tf.Tensor4D, mask?: tf.Tensor4D, scale = 1 / Math.sqrt(q.shape[3])): tf.Tensor4D {
+  const [B, H, N] = q.shape;
+  const scores = tf.matMul(grouped(q.mul(scale), k.shape[1]), k, false, true).reshape([B, H, N, k.shape[2]]) as tf.Tensor4D;
   return mask ? scores.add(mask) : scores;
 }
 
-type Inputs = Plain & { mask?: tf.Tensor4D };
+/** Values by their shares. pattern: [B, H, Nq, Nk], v: [B, G, Nk, dh] -> [B, H, Nq, dh] */
+export function attentionMix(pattern: tf.Tensor4D, v: tf.Tensor4D): tf.Tensor4D {
+  const [B, H, N] = pattern.shape;
+  return tf.matMul(grouped(pattern, v.shape[1]), v).reshape([B, H, N, v.shape[3]]);
+}
 
-const scoresOf = (q: tf.Tensor4D, k: tf.Tensor4D, { mask }: Inputs, causal: boolean): tf.Tensor4D =>
-  attentionScores(q, k, withTriangle(mask, causal, q.shape[2], k.shape[2]));
+const patternOf = (q: tf.Tensor4D, k: tf.Tensor4D, { mask }: Inputs, { causal, scale }: Attributes): tf.Tensor4D =>
+  tf.softmax(attentionScores(q, k, withTriangle(mask, causal, q.shape[2], k.shape[2]), scale));
 
-function formula(x: Inputs, { heads, causal }: Attributes): tf.Tensor3D {
-  const pattern = tf.softmax(scoresOf(splitHeads(x.q, heads), splitHeads(x.k, heads), x, causal));
-  return mergeHeads(tf.matMul(pattern, splitHeads(x.v, heads)) as tf.Tensor4D);
+function formula(x: Inputs, attributes: Attributes): tf.Tensor3D {
+  const { heads, groups } = attributes;
+  const pattern = patternOf(splitHeads(x.q, heads), splitHeads(x.k, groups), x, attributes);
+  return mergeHeads(attentionMix(pattern, splitHeads(x.v, groups)));
 }
 
 /** Gradients to q, k and v, all at once since they share the pattern. */
-function gradients(dz: tf.Tensor3D, saved: Inputs, { heads, causal }: Attributes): [tf.Tensor, tf.Tensor, tf.Tensor] {
-  const [q, k, v, dy] = [saved.q, saved.k, saved.v, dz].map((x) => splitHeads(x, heads));
-  const pattern = tf.softmax(scoresOf(q, k, saved, causal));
-  const dPattern = tf.matMul(dy, v, false, true);
-  const dScores = pattern.mul(dPattern.sub(dPattern.mul(pattern).sum(-1, true))).mul(1 / Math.sqrt(q.shape[3]));
-  const merged = (x: tf.Tensor) => mergeHeads(x as tf.Tensor4D);
-  return [merged(tf.matMul(dScores, k)), merged(tf.matMul(dScores, q, true, false)), merged(tf.matMul(pattern, dy, true, false))];
+function gradients(dz: tf.Tensor3D, saved: Inputs, attributes: Attributes): [tf.Tensor, tf.Tensor, tf.Tensor] {
+  const { heads, groups, scale } = attributes;
+  const [q, dy] = [saved.q, dz].map((x) => splitHeads(x, heads));
+  const [k, v] = [saved.k, saved.v].map((x) => splitHeads(x, groups));
+  const pattern = patternOf(q, k, saved, attributes);
+  const dPattern = attentionScores(dy, v, undefined, 1);
+  const dScores = pattern.mul(dPattern.sub(dPattern.mul(pattern).sum(-1, true))).mul(scale) as tf.Tensor4D;
+  const toKeys = (x: tf.Tensor4D, y: tf.Tensor4D) =>
+    mergeHeads(tf.matMul(grouped(x, groups), grouped(y, groups), true, false) as tf.Tensor4D);
+  return [mergeHeads(attentionMix(dScores, k)), toKeys(dScores, q), toKeys(pattern, dy)];
 }
 
 const native = (inputs: Inputs, attributes: Attributes): tf.Tensor =>
@@ -122,31 +149,46 @@ const attendMasked = defineOp<Masked, Attributes>("AttendMasked", {
 });
 
 /** The formula as a step of a block, for heads of a width that the kernels do not take. */
-function attendByFormula(block: Inside, x: Plain, heads: number, mask: Mask): tf.Tensor3D {
-  const attributes = { heads, causal: mask.causal ?? false };
-  const widened = ({ q, k, v }: Plain): Inputs => {
-    const [a, b, c] = [q, k, v].map((y) => toFloat32(y));
-    return { q: a, k: b, v: c, mask: blocked(mask) };
-  };
-  const z = narrowed(formula(widened(x), attributes), block.dtype);
+function attendByFormula(block: Inside, x: Plain, mask: tf.Tensor4D | undefined, attributes: Attributes): tf.Tensor3D {
+  const widened = ([q, k, v]: tf.Tensor[]): Inputs => ({ ...(asPlain([q, k, v].map(toFloat32)) as Plain), mask });
+  const z = narrowed(formula(widened([x.q, x.k, x.v]), attributes), block.dtype);
   block.tape?.record({
     name: "attention",
     output: z,
     from: [x.q, x.k, x.v],
-    saves: [x.q, x.k, x.v],
-    backward(dz, [q, k, v], to) {
-      const found = gradients(toFloat32(dz) as tf.Tensor3D, widened({ q, k, v } as Plain), attributes);
+    saves: [x.q, x.k, x.v, mask],
+    backward(dz, saved, to) {
+      const found = gradients(toFloat32(dz) as tf.Tensor3D, { ...widened(saved), mask: saved[3] as tf.Tensor4D | undefined }, attributes);
       [x.q, x.k, x.v].forEach((y, i) => to.needs(y) && to.give(y, narrowed(found[i], block.dtype)));
     },
   });
   return z;
 }
 
-/** Multi-head attention of queries to keys. q: [B, Nq, D], k, v: [B, Nk, D] -> [B, Nq, D] */
-export function attend({ q, k, v }: Plain, heads: number, mask: Mask = {}): tf.Tensor3D {
-  const [block, width] = [insideBlock(), q.shape[2] / heads];
-  if (block && !fitsAttention(width)) return attendByFormula(block, { q, k, v }, heads, mask);
-  if (block) return leanAttention(block, { q, k, v, heads, ...mask, scale: 1 / Math.sqrt(width) });
-  const [added, attributes] = [blocked(mask), { heads, causal: mask.causal ?? false }];
-  return (added ? attendMasked({ q, k, v, mask: added }, attributes) : attendAll({ q, k, v }, attributes)) as tf.Tensor3D;
+const asPlain = ([q, k, v]: tf.Tensor[]): Plain => ({ q, k, v }) as Plain;
+
+function checkHeads({ q, k, v }: Plain, { heads, groups = heads }: Heads): void {
+  const width = q.shape[2] / heads;
+  const misfits: string[] = [];
+  if (heads % groups !== 0) misfits.push(`${heads} heads do not divide among ${groups} key heads`);
+  if (!Number.isInteger(width)) misfits.push(`q [${q.shape}] does not divide into ${heads} heads`);
+  for (const [name, x] of [["k", k] as const, ["v", v] as const])
+    if (x.shape[2] !== width * groups || x.shape[1] !== k.shape[1] || x.shape[0] !== q.shape[0])
+      misfits.push(`${name} is [${x.shape}], expected [${q.shape[0]}, ${k.shape[1]}, ${width * groups}]`);
+  if (misfits.length) throw new RangeError(`attend: ${misfits.join("; ")}`);
+}
+
+/**
+ * Multi-head attention of queries to keys. q: [B, Nq, H·dh], k, v: [B, Nk, G·dh] -> [B, Nq, H·dh]
+ *
+ * @throws RangeError naming every shape that does not fit
+ */
+export function attend(x: Plain, shape: Heads, mask: Mask = {}): tf.Tensor3D {
+  checkHeads(x, shape);
+  const { heads, groups = heads, scale = 1 / Math.sqrt(x.q.shape[2] / heads) } = shape;
+  const [block, attributes] = [insideBlock(), { heads, groups, scale, causal: mask.causal ?? false }];
+  if (block && fitsAttention(x.q.shape[2] / heads)) return leanAttention(block, { ...x, ...mask, heads, groups, scale });
+  const added = blocked(mask);
+  if (block) return attendByFormula(block, x, added, attributes);
+  return (added ? attendMasked({ ...x, mask: added }, attributes) : attendAll(x, attributes)) as tf.Tensor3D;
 }

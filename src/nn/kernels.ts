@@ -30,22 +30,22 @@ export const activationGradientKernel = (dy: tf.Tensor, x: tf.Tensor, kind: Kind
   hasNative("activationGradient") ? runNative("activationGradient", [dy, x, undefined], [KINDS[kind], FLOAT, 0])[0] : undefined;
 
 type Qkv = { q: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D; mask?: tf.Tensor4D };
-type Heads = { heads: number; causal: boolean };
+type Heads = { heads: number; groups: number; causal: boolean; scale: number };
 
 /** Whether the attention kernels take heads of this width. */
 export const fitsAttention = (width: number): boolean => width % 16 === 0 && width <= 128;
 
 const fits = ({ q }: Qkv, { heads }: Heads): boolean => fitsAttention(q.shape[2] / heads);
-const numbers = ({ q }: Qkv, { heads, causal }: Heads): number[] => [heads, heads, causal ? 1 : 0, 1 / Math.sqrt(q.shape[2] / heads), 0];
+const numbers = ({ heads, groups, causal, scale }: Heads): number[] => [heads, groups, causal ? 1 : 0, scale, 0];
 const inputs = ({ q, k, v, mask }: Qkv): (tf.Tensor | undefined)[] => [q, k, v, undefined, mask];
 
 /** z [B, N, D] and logarithms [B, H, N] of an attention. */
 export function attentionKernel(x: Qkv, heads: Heads): tf.Tensor[] | undefined {
-  return hasNative("attention") && fits(x, heads) ? runNative("attention", inputs(x), numbers(x, heads)) : undefined;
+  return hasNative("attention") && fits(x, heads) ? runNative("attention", inputs(x), numbers(heads)) : undefined;
 }
 
 /** Gradients to q, k and v. The forward pass is run again rather than its logarithms kept: it is the cheap part. */
 export function attentionGradientKernel(dz: tf.Tensor, x: Qkv, heads: Heads): tf.Tensor[] | undefined {
   const forward = hasNative("attentionGradient") && attentionKernel(x, heads);
-  return forward ? runNative("attentionGradient", [...inputs(x), forward[0], forward[1], dz], numbers(x, heads)) : undefined;
+  return forward ? runNative("attentionGradient", [...inputs(x), forward[0], forward[1], dz], numbers(heads)) : undefined;
 }

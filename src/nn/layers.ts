@@ -1,7 +1,7 @@
 /** Layers as functions of plain parameters. Letters: B batch, N tokens, D width, H heads, dh = D / H. */
 import { tf } from "../engine/tf";
 import { toFloat32 } from "../engine/bfloat16";
-import { additive, attend, attentionScores, causalMask, type Mask, mergeHeads, paddingMask, splitHeads } from "./attend";
+import { additive, attend, attentionMix, attentionScores, causalMask, type Mask, mergeHeads, paddingMask, splitHeads } from "./attend";
 import { insideBlock, leanActivation, leanAdd, leanLinear, leanNorm } from "./lean";
 import { addSameShape, gatherRows, gelu, layerNormOp, linearProduct, quickGelu, rowNorms } from "./ops";
 import { patchKernel, w, weight } from "./spec";
@@ -124,7 +124,7 @@ export function attention(p: Attention, x: tf.Tensor3D, heads: number, tap: Tap 
   return tf.tidy(() => {
     const [q, k, v] = [p.q, p.k, p.v].map((layer) => linear(layer, x) as tf.Tensor3D); //           [B, N, D]
     const edited = watched(tap) ? attendWatched({ q, k, v }, heads, tap, mask) : undefined;
-    const z = edited ?? attend({ q, k, v }, heads, mask); //                                        [B, N, D]
+    const z = edited ?? attend({ q, k, v }, { heads }, mask); //                                        [B, N, D]
     return linear(p.out, z, { onto, wide: true }) as tf.Tensor3D;
   });
 }
@@ -147,7 +147,7 @@ function attendWatched(
   const v = watch("v", splitHeads(toFloat32(x.v), heads));
   const scores = watch("attn_scores", attentionScores(q, k, additive(mask, q.shape[2]))); //         [B, H, N, N]
   const pattern = watch("pattern", tf.softmax(scores)); //                                           rows sum to 1
-  const z = watch("z", tf.matMul(pattern, v)); //                                                    [B, H, N, dh]
+  const z = watch("z", attentionMix(pattern, v)); //                                                   [B, H, N, dh]
   return changed ? mergeHeads(z as tf.Tensor4D) : undefined; //                                      [B, N, D]
 }
 

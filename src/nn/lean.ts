@@ -143,8 +143,7 @@ export type LeanAttention = {
   k: tf.Tensor3D;
   v: tf.Tensor3D;
   heads: number;
-  /** Heads of k and v; as many as q's by default. */
-  groups?: number;
+  groups: number;
   causal?: boolean;
   /** int32 [B, Nk], 0 where there is no token. */
   padding?: tf.Tensor2D;
@@ -156,7 +155,7 @@ export type LeanAttention = {
 /** softmax(scale·q·kᵀ + masks)·v of every head. q: [B, Nq, H·dh], k, v: [B, Nk, G·dh] -> [B, Nq, H·dh] */
 export function leanAttention(block: Inside, a: LeanAttention): tf.Tensor3D {
   const { q, k, v, padding, bias } = a;
-  const numbers = [a.heads, a.groups ?? a.heads, a.causal ? 1 : 0, a.scale, 0];
+  const numbers = [a.heads, a.groups, a.causal ? 1 : 0, a.scale, 0];
   const [z, logarithms] = runNative("attention", [q, k, v, padding, bias], numbers);
   block.tape?.record({
     name: "attention",

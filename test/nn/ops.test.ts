@@ -44,9 +44,14 @@ const causal = (N: number) =>
     .greater(tf.range(0, N).reshape([1, 1, N, 1]))
     .cast("float32")
     .mul(-1e30);
-const attention = (B: number, N: number, heads: number, width: number, mask?: tf.Tensor, causal = false) => ({
-  inputs: { q: noise([B, N, heads * width]), k: noise([B, N, heads * width]), v: noise([B, N, heads * width]), ...(mask ? { mask } : {}) },
-  attributes: { heads, causal },
+const attention = (B: number, N: number, heads: number, width: number, mask?: tf.Tensor, causal = false, groups = heads, keys = N) => ({
+  inputs: {
+    q: noise([B, N, heads * width]),
+    k: noise([B, keys, groups * width]),
+    v: noise([B, keys, groups * width]),
+    ...(mask ? { mask } : {}),
+  },
+  attributes: { heads, groups, causal, scale: 1 / Math.sqrt(width) },
 });
 const SHAPES = [[1], [1, 1], [7], [3, 5], [2, 3, 13], [17, 1], [257]];
 
@@ -125,7 +130,14 @@ const TRIALS: { [op: string]: Trial } = {
       })),
   },
   Attend: {
-    cases: () => [attention(1, 1, 1, 1), attention(2, 3, 1, 5), attention(1, 5, 3, 2), attention(2, 5, 1, 16, undefined, true)],
+    cases: () => [
+      attention(1, 1, 1, 1),
+      attention(2, 3, 1, 5),
+      attention(1, 5, 3, 2),
+      attention(2, 5, 1, 16, undefined, true),
+      attention(2, 2, 4, 16, undefined, true, 2, 5),
+      attention(1, 3, 6, 3, undefined, false, 2, 4),
+    ],
   },
   AttendMasked: {
     cases: () => [
