@@ -7,6 +7,7 @@ import { defineOp } from "../engine/op";
 import { tf } from "../engine/tf";
 import { attentionGradientKernel, attentionKernel, fitsAttention } from "./kernels";
 import { type Inside, insideBlock, leanAttention, narrowed } from "./lean";
+import { causalMask, paddingMask } from "./masks";
 
 /** Where queries may look. Without anything: everywhere. */
 export type Mask = {
@@ -32,25 +33,7 @@ type Plain = { q: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D };
 type Masked = Plain & { mask: tf.Tensor4D };
 type Attributes = { heads: number; groups: number; causal: boolean; scale: number };
 
-/** Finite, so that a row with every key blocked gives a uniform pattern and not NaN, as PyTorch's finfo.min does; small enough to add thrice. */
-const BLOCKED = -1e30;
-
-/** Mask of the lower triangle: [1, 1, Nq, Nk], 0 where a query may look, else a large negative number. */
-export function causalMask(queries: number, keys = queries): tf.Tensor4D {
-  const at = (count: number) => tf.range(0, count, 1, "int32");
-  const hidden = at(keys)
-    .reshape([1, 1, 1, keys])
-    .greater(
-      at(queries)
-        .add(keys - queries)
-        .reshape([1, 1, queries, 1]),
-    );
-  return hidden.cast("float32").mul(BLOCKED) as tf.Tensor4D;
-}
-
-/** mask: int32 [B, N], 1 where a token is real -> [B, 1, 1, N], 0 there and a large negative number at padding. */
-export const paddingMask = (mask: tf.Tensor2D): tf.Tensor4D =>
-  tf.scalar(1).sub(mask.cast("float32")).mul(BLOCKED).reshape([mask.shape[0], 1, 1, mask.shape[1]]) as tf.Tensor4D;
+export { causalMask, paddingMask };
 
 /** What is added to the scores, the causal part apart. */
 const blocked = ({ padding, bias }: Mask): tf.Tensor4D | undefined => {

@@ -6,7 +6,17 @@ import { nativeProcessor } from "vitrine/engine/native";
 import { bindingPlan } from "../../src/setup/binding.mjs";
 import { GENERAL, native, runCheck } from "./build";
 
-const SOURCES = ["norm.cc", "activation.cc", "attention.cc", "attention_gradient.cc", "optimiser.cc"].map(native);
+/** Programs by what they check, with the kernels' sources that they need. */
+const PROGRAMS = {
+  "norms, activations, attention and AdamW": {
+    program: "kernels.cc",
+    kernels: ["norm.cc", "activation.cc", "attention.cc", "attention_gradient.cc", "optimiser.cc"],
+  },
+  "RoPE, cross-entropies, patches and pixel shuffle": {
+    program: "decoder.cc",
+    kernels: ["rope.cc", "cross_entropy.cc", "cross_entropy_head.cc", "patches.cc", "linear.cc"],
+  },
+};
 const ROOT = join(__dirname, "..", "..");
 
 /** The compiler's flags of each level that the binding is built for, by the level's name. */
@@ -16,23 +26,24 @@ function levels(): Map<string, string[]> {
 }
 
 // The shortest and the longest vectors; those between differ from them by a number.
-for (const end of ["lowest", "highest"] as const)
-  test(`norms, activations, attention and AdamW are right within their memory, at the ${end} level (address and undefined-behaviour sanitizers)`, async (t) => {
-    await engine();
-    const best = nativeProcessor()?.level;
-    if (!best) return t.skip("our binding, which knows the processor's level, is not in use");
-    const level = end === "lowest" ? "base" : best;
-    const flags = levels().get(level)!;
-    const threads = ["1", "3", "8"];
-    const { skip, runs } = await runCheck({
-      sources: [join(__dirname, "kernels.cc"), ...SOURCES, ...GENERAL],
-      sanitize: "address,undefined",
-      flags: [...flags, "-g1", "-fno-omit-frame-pointer"],
-      environments: threads.map((VITRINE_THREADS) => ({ VITRINE_THREADS, VITRINE_LEVEL: level })),
+for (const [what, { program, kernels }] of Object.entries(PROGRAMS))
+  for (const end of ["lowest", "highest"] as const)
+    test(`${what} are right within their memory, at the ${end} level (address and undefined-behaviour sanitizers)`, async (t) => {
+      await engine();
+      const best = nativeProcessor()?.level;
+      if (!best) return t.skip("our binding, which knows the processor's level, is not in use");
+      const level = end === "lowest" ? "base" : best;
+      const flags = levels().get(level)!;
+      const threads = ["1", "3", "8"];
+      const { skip, runs } = await runCheck({
+        sources: [join(__dirname, program), ...kernels.map(native), ...GENERAL],
+        sanitize: "address,undefined",
+        flags: [...flags, "-g1", "-fno-omit-frame-pointer"],
+        environments: threads.map((VITRINE_THREADS) => ({ VITRINE_THREADS, VITRINE_LEVEL: level })),
+      });
+      if (skip) return t.skip(skip);
+      assert.deepEqual(
+        runs,
+        threads.map(() => "all close (0)"),
+      );
     });
-    if (skip) return t.skip(skip);
-    assert.deepEqual(
-      runs,
-      threads.map(() => "all close (0)"),
-    );
-  });

@@ -8,6 +8,7 @@ import { ops } from "vitrine/engine/op";
 import "vitrine/nn/layers"; // and with it every op
 import { autocast, crossEntropy, gelu, layerNormOp, linearProduct, quickGelu } from "vitrine/nn/ops";
 import { expectClose, expectSame, keepsTensorCount, messageOf } from "../support/close";
+import { decoderTrials } from "./decoder-trials";
 
 before(() => engine().then(() => {}));
 
@@ -26,7 +27,7 @@ const ids = (shape: number[], below: number) =>
 
 type Attributes = { [name: string]: number | string | boolean };
 type Case = { inputs: { [name: string]: tf.Tensor }; attributes?: Attributes };
-type Trial = {
+export type Trial = {
   cases: () => Case[];
   /** Inputs with a gradient; default all float32 ones. */
   wrt?: string[];
@@ -57,6 +58,7 @@ const SHAPES = [[1], [1, 1], [7], [3, 5], [2, 3, 13], [17, 1], [257]];
 
 /** What each op is tried with. A new op needs a row here. */
 const TRIALS: { [op: string]: Trial } = {
+  ...decoderTrials((shape, spread) => noise(shape, spread)),
   Project: {
     cases: () =>
       [
