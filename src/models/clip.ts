@@ -118,7 +118,7 @@ function block(p: Block, c: Tower, x: tf.Tensor3D, tap: Tap, mask: Mask): tf.Ten
   x = tap("resid_pre", x);
   x = tap(
     "resid_mid",
-    add(x, "attn_out", tap, (onto) => attention(p.attn, layerNorm(p.ln1, x, eps), heads, at(tap, "attn"), mask, onto)),
+    add(x, "attn_out", tap, (onto) => attention(p.attn, layerNorm(p.ln1, x, eps), { heads, tap: at(tap, "attn"), mask, onto })),
   );
   return tap(
     "resid_post",

@@ -7,7 +7,7 @@ import { defineOp } from "../engine/op";
 import { tf } from "../engine/tf";
 import { attentionGradientKernel, attentionKernel, fitsAttention } from "./kernels";
 import { type Inside, insideBlock, leanAttention, narrowed } from "./lean";
-import { causalMask, paddingMask } from "./masks";
+import { attentionMask, paddingMask } from "./masks";
 
 /** Where queries may look. Without anything: everywhere. */
 export type Mask = {
@@ -33,19 +33,15 @@ type Plain = { q: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D };
 type Masked = Plain & { mask: tf.Tensor4D };
 type Attributes = { heads: number; groups: number; causal: boolean; scale: number };
 
-export { causalMask, paddingMask };
-
 /** What is added to the scores, the causal part apart. */
 const blocked = ({ padding, bias }: Mask): tf.Tensor4D | undefined => {
   if (!padding) return bias;
   return (bias ? paddingMask(padding).add(bias) : paddingMask(padding)) as tf.Tensor4D;
 };
 
-/** A causal mask weighs twice: a query that may look nowhere looks evenly at all keys that are not behind it, padding or not. */
 const withTriangle = (mask: tf.Tensor4D | undefined, causal: boolean, queries: number, keys: number): tf.Tensor4D | undefined => {
-  if (!causal) return mask;
-  const triangle = causalMask(queries, keys).mul(2) as tf.Tensor4D;
-  return mask ? (mask.add(triangle) as tf.Tensor4D) : triangle;
+  const places = causal ? attentionMask({ queries, keys, causal }) : undefined;
+  return places && mask ? (mask.add(places) as tf.Tensor4D) : (places ?? mask);
 };
 
 /** A mask as numbers that are added to the scores; undefined where there is nothing to add. */
@@ -166,12 +162,13 @@ function checkHeads({ q, k, v }: Plain, { heads, groups = heads }: Heads): void 
  *
  * @throws RangeError naming every shape that does not fit
  */
-export function attend(x: Plain, shape: Heads, mask: Mask = {}): tf.Tensor3D {
+export function attend(x: Plain & { used?: number }, shape: Heads, mask: Mask = {}): tf.Tensor3D {
   checkHeads(x, shape);
   const { heads, groups = heads, scale = 1 / Math.sqrt(x.q.shape[2] / heads) } = shape;
   const [block, attributes] = [insideBlock(), { heads, groups, scale, causal: mask.causal ?? false }];
   if (block && fitsAttention(x.q.shape[2] / heads)) return leanAttention(block, { ...x, ...mask, heads, groups, scale });
   const added = blocked(mask);
   if (block) return attendByFormula(block, x, added, attributes);
-  return (added ? attendMasked({ ...x, mask: added }, attributes) : attendAll(x, attributes)) as tf.Tensor3D;
+  const { q, k, v } = x;
+  return (added ? attendMasked({ q, k, v, mask: added }, attributes) : attendAll({ q, k, v }, attributes)) as tf.Tensor3D;
 }

@@ -1,9 +1,12 @@
 /** Layers as functions of plain parameters. Letters: B batch, N tokens, D width, H heads, dh = D / H. */
 import { tf } from "../engine/tf";
 import { toFloat32 } from "../engine/bfloat16";
-import { additive, attend, attentionMix, attentionScores, causalMask, type Mask, mergeHeads, paddingMask, splitHeads } from "./attend";
-import { insideBlock, leanActivation, leanAdd, leanLinear, leanNorm } from "./lean";
+import { additive, attend, attentionMix, attentionScores, type Heads, type Mask, mergeHeads, splitHeads } from "./attend";
+import { swiglu } from "./gated";
+import { insideBlock, leanActivation, leanAdd, leanGated, leanLinear, leanNorm, leanRope } from "./lean";
 import { addSameShape, gatherRows, gelu, layerNormOp, linearProduct, quickGelu, rowNorms } from "./ops";
+import { rmsNormOp } from "./rms-norm";
+import { type Rotary, rope } from "./rope";
 import { patchKernel, w, weight } from "./spec";
 import { noTap, type Tap, watched } from "./tap";
 
@@ -23,6 +26,7 @@ export type Lora = {
 
 export type Linear = { weight: tf.Tensor2D /* [out, in] */; bias?: tf.Tensor1D; lora?: Lora };
 export type Norm = { weight: tf.Tensor1D; bias: tf.Tensor1D };
+export type RmsNorm = { weight: tf.Tensor1D };
 export type Attention = { q: Linear; k: Linear; v: Linear; out: Linear };
 export type Mlp = { fc1: Linear; fc2: Linear };
 
@@ -41,6 +45,9 @@ export const projectionSpec = (name: string, inner: number, out: number) => ({
 export const patchSpec = (name: string, channels: number, P: number, D: number) => ({
   weight: patchKernel(`${name}.weight`, [D, channels, P]),
 });
+
+/** Spec of an RMS norm. */
+export const rmsNormSpec = (name: string, width: number) => ({ weight: w(`${name}.weight`, [width]) });
 
 /** Spec of a layer norm. */
 export const normSpec = (name: string, width: number) => ({
@@ -83,11 +90,25 @@ function withAdapter({ weight, bias }: Linear, lora: Lora, x: tf.Tensor): tf.Ten
   return bias ? adapted.add(bias) : adapted;
 }
 
-/** Layer norm over the last axis. x: [..., D] -> [..., D] */
-export function layerNorm<T extends tf.Tensor>(p: Norm, x: T, eps = 1e-5): T {
+/** Layer norm over the last axis. x: [..., D] -> [..., D]; wide: float32 inside a block too, where it is the residual stream (post-norm) */
+export function layerNorm<T extends tf.Tensor>(p: Norm, x: T, eps = 1e-5, wide = false): T {
   const block = insideBlock();
-  return (block ? leanNorm(block, "layerNorm", x, { ...p, eps }) : layerNormOp(x, p.weight, p.bias, eps)) as T;
+  return (block ? leanNorm(block, "layerNorm", x, { ...p, eps }, wide) : layerNormOp(x, p.weight, p.bias, eps)) as T;
 }
+
+/** RMS norm over the last axis. x: [..., D] -> [..., D] */
+export function rmsNorm<T extends tf.Tensor>(p: RmsNorm, x: T, eps = 1e-6): T {
+  const block = insideBlock();
+  return (block ? leanNorm(block, "rmsNorm", x, { ...p, eps }) : rmsNormOp(x, p.weight, eps)) as T;
+}
+
+/** The `rotary` of `attention`: queries and keys turned by their positions (int32 [B or 1, N]). */
+export const rotate =
+  (rotary: Rotary, positions: tf.Tensor2D) =>
+  (x: tf.Tensor3D, heads: number): tf.Tensor3D => {
+    const block = insideBlock();
+    return block ? leanRope(block, x, positions, rotary, heads) : rope(x, positions, rotary, heads);
+  };
 
 /**
  * x + part: what a block adds to its residual stream. part: gives y, or, where nobody watches the part itself under `name`, the sum with the stream that
@@ -113,42 +134,56 @@ export function activationName(name: string): ActivationName {
   return name as ActivationName;
 }
 
+export type AttentionOptions = Heads & {
+  tap?: Tap;
+  mask?: Mask;
+  /** The residual stream that the result is added to. */
+  onto?: tf.Tensor3D;
+  /** What keys and values are made of, in cross-attention: [B, Nk, in]. */
+  states?: tf.Tensor3D;
+  /** Turns queries and keys by their positions: `rotate`. */
+  rotary?: (x: tf.Tensor3D, heads: number) => tf.Tensor3D;
+  /** Keys and values of the tokens before these: takes the new ones and gives all. */
+  cache?: (k: tf.Tensor3D, v: tf.Tensor3D) => { k: tf.Tensor3D; v: tf.Tensor3D; used?: number };
+};
+
 /**
- * Multi-head self-attention (Vaswani et al. 2017), its heads' part one op unless a tap changes something inside. x: [B, N, D] -> [B, N, D]
+ * Multi-head attention (Vaswani et al. 2017), its heads' part one op unless a tap changes something inside. x: [B, N, D] -> [B, N, D]
  *
- * @param onto the residual stream that the result is added to
+ * @throws RangeError when the width does not divide into the heads
  */
-export function attention(p: Attention, x: tf.Tensor3D, heads: number, tap: Tap = noTap, mask: Mask = {}, onto?: tf.Tensor3D): tf.Tensor3D {
-  const D = x.shape[2];
+export function attention(p: Attention, x: tf.Tensor3D, options: AttentionOptions): tf.Tensor3D {
+  const { heads, groups = heads, scale, tap = noTap, mask = {}, onto, states = x, rotary, cache } = options;
+  const D = p.q.weight.shape[0];
   if (D % heads !== 0) throw new RangeError(`attention: width ${D} does not divide into ${heads} heads (num_attention_heads)`);
   return tf.tidy(() => {
-    const [q, k, v] = [p.q, p.k, p.v].map((layer) => linear(layer, x) as tf.Tensor3D); //           [B, N, D]
-    const edited = watched(tap) ? attendWatched({ q, k, v }, heads, tap, mask) : undefined;
-    const z = edited ?? attend({ q, k, v }, { heads }, mask); //                                        [B, N, D]
+    const [q, newK, newV] = [linear(p.q, x), linear(p.k, states), linear(p.v, states)] as tf.Tensor3D[]; // [B, N, D]
+    const [turnedQ, turnedK] = rotary ? [rotary(q, heads), rotary(newK, groups)] : [q, newK];
+    const all = { q: turnedQ, ...(cache ? cache(turnedK, newV) : { k: turnedK, v: newV }) };
+    const edited = watched(tap) ? attendWatched(all, { heads, groups, scale }, tap, mask) : undefined;
+    const z = edited ?? attend(all, { heads, groups, scale }, mask); //                             [B, N, D]
     return linear(p.out, z, { onto, wide: true }) as tf.Tensor3D;
   });
 }
 
+type Keyed = { q: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D; used?: number };
+
 /** Attention in steps that a tap sees. Its result counts only where a tap changed a step: looking alone must not change the last digit of an answer. */
-function attendWatched(
-  x: { q: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D },
-  heads: number,
-  tap: Tap,
-  mask: Mask,
-): tf.Tensor3D | undefined {
+function attendWatched(x: Keyed, { heads, groups = heads, scale }: Heads, tap: Tap, mask: Mask): tf.Tensor3D | undefined {
   let changed = false;
   const watch = <T extends tf.Tensor>(name: string, step: T): T => {
     const y = tap(name, step);
     changed ||= y !== step;
     return y;
   };
-  const q = watch("q", splitHeads(toFloat32(x.q), heads)); //                                        [B, H, N, dh]
-  const k = watch("k", splitHeads(toFloat32(x.k), heads));
-  const v = watch("v", splitHeads(toFloat32(x.v), heads));
-  const scores = watch("attn_scores", attentionScores(q, k, additive(mask, q.shape[2]))); //         [B, H, N, N]
+  const seen = (y: tf.Tensor3D) => (x.used === undefined ? toFloat32(y) : toFloat32(y).slice([0, 0, 0], [y.shape[0], x.used, y.shape[2]]));
+  const q = watch("q", splitHeads(toFloat32(x.q), heads)); //                                        [B, H, Nq, dh]
+  const k = watch("k", splitHeads(seen(x.k), groups)); //                                            [B, G, Nk, dh]
+  const v = watch("v", splitHeads(seen(x.v), groups));
+  const scores = watch("attn_scores", attentionScores(q, k, additive(mask, q.shape[2], k.shape[2]), scale)); // [B, H, Nq, Nk]
   const pattern = watch("pattern", tf.softmax(scores)); //                                           rows sum to 1
-  const z = watch("z", attentionMix(pattern, v)); //                                                   [B, H, N, dh]
-  return changed ? mergeHeads(z as tf.Tensor4D) : undefined; //                                      [B, N, D]
+  const z = watch("z", attentionMix(pattern, v)); //                                                 [B, H, Nq, dh]
+  return changed ? mergeHeads(z as tf.Tensor4D) : undefined; //                                      [B, Nq, H·dh]
 }
 
 /** Feed-forward part. x: [B, N, D] -> [B, N, D], added to the residual stream `onto` where it is given */
@@ -160,6 +195,17 @@ export const mlp = (p: Mlp, x: tf.Tensor3D, act: ActivationName, tap: Tap = noTa
         wide: true,
       }) as tf.Tensor3D,
   );
+
+export type GatedMlp = { gate: Linear; up: Linear; down: Linear };
+
+/** Feed-forward part with a SiLU gate (Shazeer 2020, SwiGLU). x: [B, N, D] -> [B, N, D], added to `onto` where it is given */
+export const gatedMlp = (p: GatedMlp, x: tf.Tensor3D, tap: Tap = noTap, onto?: tf.Tensor3D): tf.Tensor3D =>
+  tf.tidy(() => {
+    const block = insideBlock();
+    const [gate, up] = [tap("pre", linear(p.gate, x)), tap("pre_linear", linear(p.up, x))]; //       [B, N, F]
+    const post = tap("post", block ? leanGated(block, gate, up, "silu") : swiglu(gate, up));
+    return linear(p.down, post, { onto, wide: true }) as tf.Tensor3D;
+  });
 
 /** act(fc1(x)) for a tap that sees both sides of the activation. */
 function activatedWatched(fc1: Linear, x: tf.Tensor3D, act: ActivationName, tap: Tap): tf.Tensor {
@@ -189,4 +235,4 @@ export function patchEmbed(p: Linear, pixels: tf.Tensor4D, P: number): tf.Tensor
   return linear(p, patchify(pixels, P)) as tf.Tensor3D;
 }
 
-export { causalMask, type Mask, paddingMask };
+export type { Mask };

@@ -6,6 +6,7 @@ import { toBfloat16, toFloat32 } from "../engine/bfloat16";
 import { multiply, multiplyBack } from "../engine/frozen";
 import { lowRank, lowRankGradient, type NativeDtype, runNative } from "../engine/native";
 import { tf } from "../engine/tf";
+import type { Rotary } from "./rope";
 import type { Tape } from "./tape";
 
 /** What the layers ask while a block runs. */
@@ -144,6 +145,8 @@ export type LeanAttention = {
   v: tf.Tensor3D;
   heads: number;
   groups: number;
+  /** How many rows of k and v count, where they are a cache with room for more. */
+  used?: number;
   causal?: boolean;
   /** int32 [B, Nk], 0 where there is no token. */
   padding?: tf.Tensor2D;
@@ -155,7 +158,7 @@ export type LeanAttention = {
 /** softmax(scale·q·kᵀ + masks)·v of every head. q: [B, Nq, H·dh], k, v: [B, Nk, G·dh] -> [B, Nq, H·dh] */
 export function leanAttention(block: Inside, a: LeanAttention): tf.Tensor3D {
   const { q, k, v, padding, bias } = a;
-  const numbers = [a.heads, a.groups, a.causal ? 1 : 0, a.scale, 0];
+  const numbers = [a.heads, a.groups, a.causal ? 1 : 0, a.scale, a.used ?? 0];
   const [z, logarithms] = runNative("attention", [q, k, v, padding, bias], numbers);
   block.tape?.record({
     name: "attention",
@@ -170,6 +173,37 @@ export function leanAttention(block: Inside, a: LeanAttention): tf.Tensor3D {
     },
   });
   return z as tf.Tensor3D;
+}
+
+/** act(gate)·up of one shape. */
+export function leanGated(block: Inside, gate: tf.Tensor, up: tf.Tensor, kind: LeanActivation): tf.Tensor {
+  const numbers = [KINDS[kind], CODES[block.dtype]];
+  const y = runNative("gated", [gate, up], numbers)[0];
+  block.tape?.record({
+    name: "gated",
+    output: y,
+    from: [gate, up],
+    saves: [gate, up],
+    backward(dy, [g, u], to) {
+      const gradients = runNative("gatedGradient", [dy, g, u], numbers);
+      [gate, up].forEach((x, i) => (to.needs(x) ? to.give(x, gradients[i]) : gradients[i].dispose()));
+    },
+  });
+  return y;
+}
+
+/** Rotary position embedding. x: [B, N, H·dh], positions: int32 [B or 1, N] -> the same shape and dtype */
+export function leanRope(block: Inside, x: tf.Tensor3D, positions: tf.Tensor2D, rotary: Rotary, heads: number): tf.Tensor3D {
+  const numbers = [heads, rotary.attentionFactor];
+  const y = runNative("rope", [x, positions, rotary.inverseFrequencies], [...numbers, 1, codeOf(x)])[0];
+  block.tape?.record({
+    name: "rope",
+    output: y,
+    from: [x],
+    saves: [positions],
+    backward: (dy, [places], to) => to.give(x, runNative("rope", [dy, places, rotary.inverseFrequencies], [...numbers, -1, codeOf(dy)])[0]),
+  });
+  return y as tf.Tensor3D;
 }
 
 /** a + b of one shape, float32. */

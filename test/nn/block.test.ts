@@ -50,7 +50,7 @@ const forward = (p: Params, heads: number, x: tf.Tensor3D, tap: Tap, mask: Mask)
   x = tap("resid_pre", x);
   x = tap(
     "resid_mid",
-    add(x, "attn_out", tap, (onto) => attention(p.attn, layerNorm(p.ln1, x), heads, tap, mask, onto)),
+    add(x, "attn_out", tap, (onto) => attention(p.attn, layerNorm(p.ln1, x), { heads, tap, mask, onto })),
   );
   return tap(
     "resid_post",
@@ -150,7 +150,7 @@ test("looking into a block changes no digit, and an edit inside counts", () => {
     const silent = edit("post", (post) => tf.zerosLike(post));
     const without = asBlock(p, { x }, ({ x }) => forward(p, 2, x, silent.tap, {}), { tap: silent.tap });
     const rest = asBlock(p, { x }, ({ x }) =>
-      add(x, "attn_out", noTap, (onto) => attention(p.attn, layerNorm(p.ln1, x), 2, noTap, {}, onto)),
+      add(x, "attn_out", noTap, (onto) => attention(p.attn, layerNorm(p.ln1, x), { heads: 2, onto })),
     );
     expectClose(without.dataSync(), rest.add(p.mlp.fc2.bias!).dataSync(), 1e-5, "no feed-forward part but its bias");
   }

@@ -2,18 +2,8 @@ import assert from "node:assert/strict";
 import { before, test } from "node:test";
 import { random } from "vitrine/data/random";
 import { engine, tf } from "vitrine/engine";
-import {
-  activationName,
-  attention,
-  causalMask,
-  embedding,
-  layerNorm,
-  linear,
-  mlp,
-  paddingMask,
-  patchEmbed,
-  patchify,
-} from "vitrine/nn/layers";
+import { activationName, attention, embedding, layerNorm, linear, mlp, patchEmbed, patchify } from "vitrine/nn/layers";
+import { causalMask, paddingMask } from "vitrine/nn/masks";
 import { gelu } from "vitrine/nn/ops";
 import { expectClose, expectSame, messageOf, take } from "../support/close";
 
@@ -64,9 +54,9 @@ test("attention() of one head equals its definition, and refuses heads that do n
     const scores = tf.matMul(q, k, false, true).div(Math.sqrt(D));
     return take(linear(p.out, tf.matMul(tf.softmax(scores), v)));
   });
-  expectClose(take(attention(p, x, 1)), want, 1e-6);
-  assert.notDeepEqual(take(attention(p, x, 2)), want);
-  await messageOf(() => attention(p, x, 3), "width 4 does not divide into 3 heads (num_attention_heads)");
+  expectClose(take(attention(p, x, { heads: 1 })), want, 1e-6);
+  assert.notDeepEqual(take(attention(p, x, { heads: 2 })), want);
+  await messageOf(() => attention(p, x, { heads: 3 }), "width 4 does not divide into 3 heads (num_attention_heads)");
 });
 
 test("causalMask() and paddingMask() block with finite numbers, also together", () => {
