@@ -120,6 +120,9 @@ export function toBfloat16<T extends tf.Tensor>(x: T): T {
   return run("Cast", [typeAttribute("SrcT", TF_FLOAT), typeAttribute("DstT", TF_BFLOAT16), flag("Truncate", false)], [x]) as T;
 }
 
+/** Zeros. */
+export const bfloat16Zeros = (shape: number[]): tf.Tensor => tf.tidy(() => toBfloat16(tf.zeros(shape)));
+
 const unpack: { plain: (x: tf.Tensor) => tf.Tensor } = { plain: (x) => x };
 
 /** How a bfloat16 tensor that is kept in another order comes back in C order; `frozen.ts` sets this. */

@@ -4,6 +4,7 @@
  */
 import { tf } from "../engine/tf";
 import { asBlock } from "../nn/block";
+import { crossEntropy } from "../nn/cross-entropy";
 import {
   activationName,
   activations,
@@ -20,7 +21,6 @@ import {
   patchSpec,
   projectionSpec,
 } from "../nn/layers";
-import { crossEntropy } from "../nn/ops";
 import { matrix, type Params, repeat, w } from "../nn/spec";
 import { at, noTap, type Tap } from "../nn/tap";
 import { checkHeads, checkKnown, readConfig } from "./config";

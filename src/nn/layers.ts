@@ -3,8 +3,9 @@ import { tf } from "../engine/tf";
 import { toFloat32 } from "../engine/bfloat16";
 import { additive, attend, attentionMix, attentionScores, type Heads, type Mask, mergeHeads, splitHeads } from "./attend";
 import { swiglu } from "./gated";
-import { insideBlock, leanActivation, leanAdd, leanGated, leanLinear, leanNorm, leanRope } from "./lean";
-import { addSameShape, gatherRows, gelu, layerNormOp, linearProduct, quickGelu, rowNorms } from "./ops";
+import { insideBlock, leanActivation, leanAdd, leanGated, leanLinear, leanNorm, leanRope, leanScale } from "./lean";
+import { addSameShape, gatherRows, gelu, layerNormOp, linearProduct, quickGelu, rowNorms, scaleChannels } from "./ops";
+import { patchRows } from "./patches";
 import { rmsNormOp } from "./rms-norm";
 import { type Rotary, rope } from "./rope";
 import { patchKernel, w, weight } from "./spec";
@@ -186,6 +187,14 @@ function attendWatched(x: Keyed, { heads, groups = heads, scale }: Heads, tap: T
   return changed ? mergeHeads(z as tf.Tensor4D) : undefined; //                                      [B, Nq, H·dh]
 }
 
+/** Layer scale (Touvron et al. 2021): y·scale, channel by channel, added to the residual stream `onto` where it is given. y: [B, N, D], scale: [D] */
+export function scaleBy(scale: tf.Tensor1D, y: tf.Tensor3D, onto?: tf.Tensor3D): tf.Tensor3D {
+  const block = insideBlock();
+  if (block) return leanScale(block, y, scale, onto) as tf.Tensor3D;
+  const scaled = scaleChannels(y, scale);
+  return (onto ? addSameShape(onto, scaled) : scaled) as tf.Tensor3D;
+}
+
 /** Feed-forward part. x: [B, N, D] -> [B, N, D], added to the residual stream `onto` where it is given */
 export const mlp = (p: Mlp, x: tf.Tensor3D, act: ActivationName, tap: Tap = noTap, onto?: tf.Tensor3D): tf.Tensor3D =>
   tf.tidy(
@@ -216,23 +225,9 @@ function activatedWatched(fc1: Linear, x: tf.Tensor3D, act: ActivationName, tap:
   return tap("post", edited === pre ? post : leanActivation(block, edited, act));
 }
 
-/**
- * Pictures as rows of patches, in the order of a convolution's weight (channel, row, column).
- * pixels: [B, H, W, C] -> [B, (H / P)(W / P), C·P·P]; a rest of less than a patch at the right or bottom is cut off, as a convolution does.
- */
-export function patchify(pixels: tf.Tensor4D, P: number): tf.Tensor3D {
-  const [B, H, W, C] = pixels.shape;
-  const [rows, columns] = [Math.floor(H / P), Math.floor(W / P)];
-  const whole = H % P || W % P ? pixels.slice([0, 0, 0, 0], [B, rows * P, columns * P, C]) : pixels;
-  return whole
-    .reshape([B, rows, P, columns, P, C])
-    .transpose([0, 1, 3, 5, 2, 4])
-    .reshape([B, rows * columns, C * P * P]) as tf.Tensor3D;
-}
-
 /** Patch embedding: a convolution whose stride is its kernel, hence one product. weight: [D, C·P·P]; pixels: [B, H, W, C] -> [B, N, D] */
 export function patchEmbed(p: Linear, pixels: tf.Tensor4D, P: number): tf.Tensor3D {
-  return linear(p, patchify(pixels, P)) as tf.Tensor3D;
+  return linear(p, patchRows(pixels, P)) as tf.Tensor3D;
 }
 
 export type { Mask };

@@ -206,6 +206,22 @@ export function leanRope(block: Inside, x: tf.Tensor3D, positions: tf.Tensor2D, 
   return y as tf.Tensor3D;
 }
 
+/** x·scale, channel by channel, + onto: float32. x: [..., D], scale: [D] */
+export function leanScale(block: Inside, x: tf.Tensor, scale: tf.Tensor1D, onto?: tf.Tensor): tf.Tensor {
+  const y = runNative("scaleAdd", [x, scale, onto], [CODES.float32])[0];
+  block.tape?.record({
+    name: "scale",
+    output: y,
+    from: [x, onto],
+    saves: [],
+    backward(dy, _, to) {
+      if (to.needs(onto)) to.give(onto!, dy.clone());
+      if (to.needs(x)) to.give(x, runNative("scaleAdd", [dy, scale], [CODES[block.dtype]])[0]);
+    },
+  });
+  return y;
+}
+
 /** a + b of one shape, float32. */
 export function leanAdd(block: Inside, a: tf.Tensor, b: tf.Tensor): tf.Tensor {
   const y = tf.add(toFloat32(a), toFloat32(b));

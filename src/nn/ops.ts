@@ -1,6 +1,7 @@
 /** The operations that tfjs lacks or saves too much for. Each is declared once: formula, gradient, source. */
 import { gatherBfloat16, isBfloat16, matMulBfloat16, toBfloat16, toFloat32 } from "../engine/bfloat16";
 import { isPacked, multiply, multiplyBack, plain } from "../engine/frozen";
+import { hasNative } from "../engine/native";
 import { defineOp } from "../engine/op";
 import { tf } from "../engine/tf";
 import { activationGradientKernel, activationKernel, normGradientKernel, normKernel } from "./kernels";
@@ -54,11 +55,16 @@ const project = defineOp<Product, Record<string, never>>("Project", {
   }),
 });
 
+/** Rows for which reading a plain bfloat16 weight once, where it stands, is the fastest way: a decoder's head. */
+const FEW = 4;
+
 /** With a bfloat16 weight, which is frozen: x is not needed for any gradient, and not kept. */
+const fits = ({ x, weight }: Product): boolean => isPacked(weight) || (x.size <= FEW * weight.shape[1] && hasNative("linearFloat"));
+
 const projectFrozen = defineOp<Product, Record<string, never>>("ProjectFrozen", {
   formula: linearFormula,
   kernels: {
-    tensorflow: (inputs) => (isPacked(inputs.weight) ? multiply(inputs.x, inputs.weight, { bias: inputs.bias })[0] : linearFormula(inputs)),
+    tensorflow: (inputs) => (fits(inputs) ? multiply(inputs.x, inputs.weight, { bias: inputs.bias })[0] : linearFormula(inputs)),
   },
   saves: { inputs: ["weight"] },
   gradient: (dy, { weight }) => ({
@@ -196,8 +202,13 @@ const gatherOp = defineOp<{ table: tf.Tensor2D; ids: tf.Tensor }, { rows: number
 /** Rows of a table. table: float32 or frozen bfloat16 [V, D], ids: int32 [...] -> float32 [..., D] */
 export const gatherRows = (table: tf.Tensor2D, ids: tf.Tensor): tf.Tensor => gatherOp({ table, ids }, { rows: table.shape[0] });
 
-/** Mean cross-entropy of rows of logits against class ids. logits: [N, C], labels: int32 [N] -> scalar. */
-export function crossEntropy(logits: tf.Tensor2D, labels: tf.Tensor1D): tf.Scalar {
-  const picked = tf.logSoftmax(logits).mul(tf.oneHot(labels, logits.shape[1])).sum(-1);
-  return picked.mean().neg() as tf.Scalar;
-}
+type Scaled = { x: tf.Tensor; scale: tf.Tensor1D };
+
+const scaleChannelsOp = defineOp<Scaled, Record<string, never>>("ScaleChannels", {
+  formula: ({ x, scale }) => x.mul(scale),
+  saves: { inputs: ["x", "scale"] },
+  gradient: (dy, { x, scale }) => ({ x: () => dy.mul(scale!), scale: () => tf.tidy(() => rows(dy.mul(x!)).sum(0)) }),
+});
+
+/** Each channel by its own factor. x: [..., D], scale: [D] -> [..., D] */
+export const scaleChannels = (x: tf.Tensor, scale: tf.Tensor1D): tf.Tensor => scaleChannelsOp({ x, scale }, {});

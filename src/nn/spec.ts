@@ -30,7 +30,7 @@ type Ranked = { 0: tf.Scalar; 1: tf.Tensor1D; 2: tf.Tensor2D; 3: tf.Tensor3D; 4:
 type OfShape<S extends number[]> = S["length"] extends keyof Ranked ? Ranked[S["length"]] : tf.Tensor;
 
 /** A tensor kept in float32: norms, biases, position tables, scalars. */
-export const w = <S extends [] | [number] | [number, number] | [number, number, number, number]>(
+export const w = <S extends [] | [number] | [number, number] | [number, number, number] | [number, number, number, number]>(
   name: string,
   shape: S,
 ): WeightSpec<OfShape<S>> => ({

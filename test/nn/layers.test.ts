@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { before, test } from "node:test";
 import { random } from "vitrine/data/random";
 import { engine, tf } from "vitrine/engine";
-import { activationName, attention, embedding, layerNorm, linear, mlp, patchEmbed, patchify } from "vitrine/nn/layers";
+import { activationName, attention, embedding, layerNorm, linear, mlp, patchEmbed } from "vitrine/nn/layers";
 import { causalMask, paddingMask } from "vitrine/nn/masks";
 import { gelu } from "vitrine/nn/ops";
 import { expectClose, expectSame, messageOf, take } from "../support/close";
@@ -100,7 +100,6 @@ test("patchEmbed() is a convolution whose stride is its kernel", () => {
     assert.deepEqual(got.shape, [2, Math.floor(H / P) * Math.floor(W / P), D]);
     expectClose(got.dataSync(), want.dataSync(), 1e-5);
   }
-  assert.deepEqual(patchify(noise(1, 3, 9, 2) as tf.Tensor4D, 3).shape, [1, 3, 18]);
 });
 
 test("embedding() picks rows; mlp() is two layers with an activation between", () => {

@@ -5,8 +5,9 @@ import { random } from "vitrine/data/random";
 import { engine, tf } from "vitrine/engine";
 import { isBfloat16, toBfloat16, toFloat32 } from "vitrine/engine/bfloat16";
 import { ops } from "vitrine/engine/op";
+import { crossEntropy } from "vitrine/nn/cross-entropy";
 import "vitrine/nn/layers"; // and with it every op
-import { autocast, crossEntropy, gelu, layerNormOp, linearProduct, quickGelu } from "vitrine/nn/ops";
+import { autocast, gelu, layerNormOp, linearProduct, quickGelu } from "vitrine/nn/ops";
 import { expectClose, expectSame, keepsTensorCount, messageOf } from "../support/close";
 import { decoderTrials } from "./decoder-trials";
 
@@ -131,6 +132,7 @@ const TRIALS: { [op: string]: Trial } = {
         attributes: { rows: rows as number },
       })),
   },
+  ScaleChannels: { cases: () => SHAPES.map((shape) => ({ inputs: { x: noise(shape), scale: noise([shape.at(-1)!]) } })) },
   Attend: {
     cases: () => [
       attention(1, 1, 1, 1),

@@ -4,7 +4,6 @@ import { random } from "vitrine/data/random";
 import { engine, tf } from "vitrine/engine";
 import { isBfloat16, toBfloat16, toFloat32 } from "vitrine/engine/bfloat16";
 import { ops } from "vitrine/engine/op";
-import { patchify } from "vitrine/nn/layers";
 import { patchRows, pixelShuffle } from "vitrine/nn/patches";
 import { expectSame, messageOf } from "../support/close";
 
@@ -17,7 +16,15 @@ const noise = (...shape: number[]) =>
     shape,
   );
 
-test("patchRows() equals patchify(), and in bfloat16 its numbers rounded", () =>
+/** The rows as a reshaping of the picture gives them; a rest is cut off. */
+function patchify(pixels: tf.Tensor4D, P: number): tf.Tensor {
+  const [B, H, W, C] = pixels.shape;
+  const [rows, columns] = [Math.floor(H / P), Math.floor(W / P)];
+  const whole = pixels.slice([0, 0, 0, 0], [B, rows * P, columns * P, C]).reshape([B, rows, P, columns, P, C]);
+  return whole.transpose([0, 1, 3, 5, 2, 4]).reshape([B, rows * columns, C * P * P]);
+}
+
+test("patchRows() cuts a picture into patches, and in bfloat16 its numbers rounded", () =>
   tf.tidy(() => {
     for (const [B, H, W, C, P] of [
       [1, 1, 1, 1, 1],

@@ -1,0 +1,140 @@
+/**
+ * The language models behind most vision-language models: Llama (Touvron et al. 2023) and Qwen2, which adds biases to q, k and v (Yang et al. 2024).
+ * RMS norm before, rotary positions, key heads shared by query heads, a gated feed-forward part. Numbers as
+ * transformers/models/{llama,qwen2}/modeling_*.py; names of weights and config keys as in their checkpoints.
+ */
+import { tf } from "../engine/tf";
+import { asBlock } from "../nn/block";
+import { type Cache, cacheLayer } from "../nn/cache";
+import {
+  add,
+  attention,
+  embedding,
+  gatedMlp,
+  linear,
+  linearSpec,
+  type Mask,
+  projectionSpec,
+  rmsNorm,
+  rmsNormSpec,
+  rotate,
+} from "../nn/layers";
+import type { Rotary } from "../nn/rope";
+import { rotaryParameters } from "../nn/rope-scaling";
+import { matrix, type Params, repeat } from "../nn/spec";
+import { at, noTap, type Tap } from "../nn/tap";
+
+export type LlamaConfig = {
+  vocab_size: number;
+  hidden_size: number;
+  intermediate_size: number;
+  num_hidden_layers: number;
+  num_attention_heads: number;
+  num_key_value_heads: number;
+  head_dim: number;
+  max_position_embeddings: number;
+  rms_norm_eps: number;
+  tie_word_embeddings: boolean;
+  /** Biases of q, k and v: Qwen2's. */
+  qkv_bias: boolean;
+  /** The keys of the rotary positions, as the file has them. */
+  rope: Parameters<typeof rotaryParameters>[0];
+};
+
+const blockSpec = (name: string, c: LlamaConfig) => {
+  const { hidden_size: D, intermediate_size: F, head_dim } = c;
+  const [heads, groups] = [c.num_attention_heads * head_dim, c.num_key_value_heads * head_dim];
+  const qkv = (part: string, out: number) =>
+    (c.qkv_bias ? linearSpec : projectionSpec)(`${name}.self_attn.${part}`, D, out) as ReturnType<typeof projectionSpec>;
+  return {
+    ln1: rmsNormSpec(`${name}.input_layernorm`, D),
+    attn: {
+      q: qkv("q_proj", heads),
+      k: qkv("k_proj", groups),
+      v: qkv("v_proj", groups),
+      out: projectionSpec(`${name}.self_attn.o_proj`, heads, D),
+    },
+    ln2: rmsNormSpec(`${name}.post_attention_layernorm`, D),
+    mlp: {
+      gate: projectionSpec(`${name}.mlp.gate_proj`, D, F),
+      up: projectionSpec(`${name}.mlp.up_proj`, D, F),
+      down: projectionSpec(`${name}.mlp.down_proj`, F, D),
+    },
+  };
+};
+
+/** Every weight by its name in the file. prefix: "" or "language_model.". A tied head is the embedding table itself. */
+export const llamaSpec = (c: LlamaConfig, prefix = "") => ({
+  token: matrix(`${prefix}model.embed_tokens.weight`, [c.vocab_size, c.hidden_size]),
+  blocks: repeat(c.num_hidden_layers, (i) => blockSpec(`${prefix}model.layers.${i}`, c)),
+  norm: rmsNormSpec(`${prefix}model.norm`, c.hidden_size),
+  ...(c.tie_word_embeddings ? {} : { head: projectionSpec(`${prefix}lm_head`, c.hidden_size, c.vocab_size) }),
+});
+export type Llama = Params<ReturnType<typeof llamaSpec>>;
+type Block = Llama["blocks"][number];
+
+/** The rotary positions of a config as a tensor, which belongs to the caller. */
+export function llamaRotary(c: LlamaConfig): Rotary {
+  const { inverseFrequencies, attentionFactor } = rotaryParameters(c.rope);
+  return { inverseFrequencies: tf.tensor1d(inverseFrequencies), attentionFactor };
+}
+
+export type LlamaInputs = {
+  /** What stands at each position: token embeddings, or an image's features. [B, N, D] */
+  embeddings: tf.Tensor3D;
+  rotary: Rotary;
+  /** int32 [B or 1, N]; default: from the cache's length on. */
+  positions?: tf.Tensor2D;
+  /** int32 [B, all tokens, those of the cache included], 1 where a token is real. */
+  padding?: tf.Tensor2D;
+  /** Grows by N. Not with gradients. */
+  cache?: Cache;
+  tap?: Tap;
+  /** Blocks are computed again in the backward pass instead of kept. */
+  checkpointing?: boolean;
+};
+
+type At = { c: LlamaConfig; rotary: Rotary; tap: Tap; cache?: ReturnType<typeof cacheLayer> };
+
+function block(p: Block, { c, rotary, tap, cache }: At, x: tf.Tensor3D, positions: tf.Tensor2D, mask: Mask): tf.Tensor3D {
+  const shape = { heads: c.num_attention_heads, groups: c.num_key_value_heads, rotary: rotate(rotary, positions), cache, mask };
+  x = tap("resid_pre", x);
+  x = tap(
+    "resid_mid",
+    add(x, "attn_out", tap, (onto) => attention(p.attn, rmsNorm(p.ln1, x, c.rms_norm_eps), { ...shape, tap: at(tap, "attn"), onto })),
+  );
+  return tap(
+    "resid_post",
+    add(x, "mlp_out", tap, (onto) => gatedMlp(p.mlp, rmsNorm(p.ln2, x, c.rms_norm_eps), at(tap, "mlp"), onto)),
+  );
+}
+
+/**
+ * The normalised residual stream behind the last block. [B, N, D] -> [B, N, D]
+ * Taps: `blocks.N.{resid_pre,attn.{q,k,v,attn_scores,pattern,z},attn_out,resid_mid,mlp.{pre,pre_linear,post},mlp_out,resid_post}`, `final`.
+ */
+export function llama(p: Llama, c: LlamaConfig, inputs: LlamaInputs): tf.Tensor3D {
+  const { embeddings, rotary, padding, cache, tap = noTap, checkpointing } = inputs;
+  return tf.tidy(() => {
+    const first = cache?.length ?? 0;
+    const positions = inputs.positions ?? (tf.range(first, first + embeddings.shape[1], 1, "int32").expandDims(0) as tf.Tensor2D);
+    let x = embeddings;
+    p.blocks.forEach((layer, i) => {
+      const here = { c, rotary, tap: at(tap, `blocks.${i}`), cache: cache && cacheLayer(cache, i) };
+      const compute = ({ x, positions, padding }: { x: tf.Tensor3D; positions: tf.Tensor2D; padding?: tf.Tensor2D }) =>
+        block(layer, here, x, positions, { causal: true, padding });
+      x = asBlock(layer, { x, positions, padding }, compute, { tap: here.tap, checkpointing });
+    });
+    if (cache) cache.length += embeddings.shape[1];
+    return tap("final", rmsNorm(p.norm, x, c.rms_norm_eps));
+  });
+}
+
+/** The embeddings of tokens. ids: int32 [B, N] -> [B, N, D] */
+export const embedTokens = (p: Llama, ids: tf.Tensor2D): tf.Tensor3D => embedding(p.token, ids);
+
+/** The matrix of the head: its own, or the embedding table. [V, D] */
+export const headWeight = (p: Llama): tf.Tensor2D => p.head?.weight ?? p.token;
+
+/** Scores of every token of the vocabulary. x: [B, N, D] -> [B, N, V] */
+export const llamaLogits = (p: Llama, x: tf.Tensor3D): tf.Tensor3D => linear({ weight: headWeight(p) }, x) as tf.Tensor3D;

@@ -1,0 +1,62 @@
+/** Keys and values of the tokens so far, for a decoder: room for all of them is made once, and a step copies nothing but its own rows. */
+import { bfloat16Zeros } from "../engine/bfloat16";
+import { hasNative, runNative } from "../engine/native";
+import { tf } from "../engine/tf";
+import { insideBlock } from "./lean";
+
+export type Cache = {
+  /** Tokens that fit. */
+  readonly room: number;
+  /** Tokens that are in it. */
+  length: number;
+  readonly layers: { k?: tf.Tensor3D; v?: tf.Tensor3D }[];
+  dispose(): void;
+};
+
+/** An empty cache for so many layers and tokens. */
+export function makeCache(layers: number, room: number): Cache {
+  const cache: Cache = {
+    room,
+    length: 0,
+    layers: Array.from({ length: layers }, () => ({})),
+    dispose() {
+      for (const layer of cache.layers) tf.dispose([layer.k, layer.v].filter(Boolean) as tf.Tensor[]);
+      cache.layers.length = 0;
+    },
+  };
+  return cache;
+}
+
+/**
+ * The `cache` of `attention` for one layer: appends keys and values [B, n, G·dh] behind the `cache.length` tokens that are there. The caller counts
+ * `cache.length` up once all layers have theirs.
+ *
+ * @throws RangeError when there is no room, or another batch size came before
+ */
+export const cacheLayer =
+  (cache: Cache, i: number) =>
+  (k: tf.Tensor3D, v: tf.Tensor3D): { k: tf.Tensor3D; v: tf.Tensor3D; used?: number } => {
+    const used = cache.length + k.shape[1];
+    if (used > cache.room) throw new RangeError(`cache: ${used} tokens do not fit the room for ${cache.room}; make a larger cache`);
+    const layer = cache.layers[i];
+    if (layer.k && layer.k.shape[0] !== k.shape[0])
+      throw new RangeError(`cache: it holds ${layer.k.shape[0]} sequences, ${k.shape[0]} came; make a cache for each batch`);
+    if (insideBlock() && hasNative("writeRows")) {
+      layer.k ??= reserve(k, cache.room);
+      layer.v ??= reserve(v, cache.room);
+      runNative("writeRows", [layer.k, k], [cache.length]);
+      runNative("writeRows", [layer.v, v], [cache.length]);
+      return { k: layer.k, v: layer.v, used };
+    }
+    for (const [name, rows] of [["k", k] as const, ["v", v] as const]) {
+      const before = layer[name];
+      layer[name] = tf.keep(before ? tf.concat([before, rows], 1) : rows.clone());
+      before?.dispose();
+    }
+    return { k: layer.k!, v: layer.v! };
+  };
+
+function reserve(like: tf.Tensor3D, room: number): tf.Tensor3D {
+  const shape: [number, number, number] = [like.shape[0], room, like.shape[2]];
+  return tf.keep((like.dtype as string) === "bfloat16" ? bfloat16Zeros(shape) : tf.zeros(shape)) as tf.Tensor3D;
+}
