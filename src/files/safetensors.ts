@@ -48,7 +48,16 @@ export function openSafetensors(path: string): Safetensors {
 
 function source(file: OpenFile, dataStart: number, { name, dtype, shape, begin, end }: Entry): TensorSource {
   const byteLength = end - begin;
-  return { name, dtype, shape, byteLength, file: file.path, read: () => file.read(dataStart + begin, byteLength) };
+  const offset = dataStart + begin;
+  return {
+    name,
+    dtype,
+    shape,
+    byteLength,
+    file: file.path,
+    read: () => file.read(offset, byteLength),
+    hold: () => file.hold(offset, byteLength),
+  };
 }
 
 function readHeader(file: OpenFile): { text: string; dataStart: number } {
