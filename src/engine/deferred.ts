@@ -7,6 +7,7 @@ import { tf } from "./tf";
 
 /** The part of tfjs-node's backend that this file uses (tfjs-node-gpu/src/nodejs_kernel_backend.ts). */
 type NodeBackend = {
+  binding: { cutMappings?(): number };
   tensorMap: { get(id: object): { id: number }; set(id: object, info: object): void };
   getDTypeInteger(dtype: string): number;
   getInputTensorIds(tensors: { dataId?: object }[]): number[];
@@ -57,9 +58,14 @@ function teach(node: NodeBackend): void {
     for (const { dataId } of tensors) fill(dataId);
     return inputIds.call(this, tensors);
   };
+  let cut = node.binding.cutMappings?.() ?? 0;
   node.readSync = function (dataId) {
     fill(dataId);
-    return readSync.call(this, dataId);
+    const numbers = readSync.call(this, dataId);
+    const now = node.binding.cutMappings?.() ?? 0;
+    if (now === cut) return numbers;
+    cut = now;
+    throw new Error("A weight file was cut off while a model was using it: weights that stood there are zeros now. Load the model again.");
   };
   node.disposeData = function (dataId, force) {
     const gone = disposeData.call(this, dataId, force);

@@ -3,6 +3,10 @@ import { deferTensor } from "./deferred";
 import { DTYPES, type Handle, hasNative, type NativeDtype, nativeBinding } from "./native";
 import type { tf } from "./tf";
 
+/** Bytes from which a tensor is mapped: below, a copy costs nothing. */
+const LARGE = 2 ** 20;
+const BYTES = { float32: 4, bfloat16: 2 };
+
 /** Where a tensor's numbers stand: little-endian, in C order. */
 export type FilePart = {
   /** Bytes from the file's start. */
@@ -18,19 +22,26 @@ export type FilePart = {
 /** Whether tensors can come from files here: with our binding, on a CPU. */
 export const readsFiles = (): boolean => hasNative("cast");
 
+const count = (shape: number[]): number => shape.reduce((a, b) => a * b, 1);
+
 /**
- * The tensor in a file, as float32 or bfloat16.
+ * The tensor in a file, as float32 or bfloat16: the file's own pages where dtype and place allow, else a copy.
  *
  * @param shape of the tensor, where it is another view of the same numbers
  */
 export function tensorFromFile(part: FilePart, dtype: NativeDtype, shape: number[] = part.shape): tf.Tensor {
   const make = () =>
     part.dtype === dtype
-      ? nativeBinding().tensorFromFile(part.descriptor(), part.offset, DTYPES[dtype], shape, MAP)
+      ? nativeBinding().tensorFromFile(part.descriptor(), part.offset, DTYPES[dtype], shape, maps(part))
       : kernelFromFile("cast", { ...part, shape }, [DTYPES[dtype]], 1);
   return deferTensor(shape, dtype, { make, done: part.release });
 }
-const MAP = process.env.MAP === "1";
+
+/**
+ * Whether the file's own pages are to be the tensor's memory. TensorFlow takes them where they begin at a multiple of 64 bytes (the binding sees to
+ * that) and the system can then drop them; measured on CLIP ViT-B/32 in float32: 60 to 110 MB less than a copy, and as fast.
+ */
+const maps = (part: FilePart): boolean => count(part.shape) * BYTES[part.dtype] >= LARGE;
 
 /**
  * What a kernel makes of a tensor in a file, read in slices of rows that are a few megabytes: `rows` rows of it must give one row of the output.

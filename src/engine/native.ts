@@ -26,6 +26,7 @@ type Binding = {
   tensorBytes(id: number): Uint8Array;
   tensorFromFile(fd: number, offset: number, dtype: number, shape: number[], map: boolean): Handle;
   kernelFromFile(name: string, numbers: number[], fd: number, offset: number, dtype: number, shape: number[], rows: number): Handle[];
+  cutMappings(): number;
 };
 /** The part of tfjs-node's backend that is used here (tfjs-node-gpu/src/nodejs_kernel_backend.ts). */
 type NodeBackend = {

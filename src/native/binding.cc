@@ -9,6 +9,7 @@
  *   tensorBytes(id)                       a tensor's memory, copied, of any fixed-size dtype -> Uint8Array
  *   tensorFromFile, kernelFromFile        tensors from an open file: see file_tensors.h
  *   releaseLibraryPages()                 gives back what start-up touched of TensorFlow's libraries -> bytes of address space
+ *   cutMappings()                         mapped files that were found cut off, since the start
  *   addFunction(bytes)                    adds a serialised FunctionDef, to be run by its name with executeOp
  */
 #include <node_api.h>
@@ -112,6 +113,12 @@ napi_value releaseLibraries(napi_env env, TFJSBackend&, const std::vector<napi_v
   return bytes;
 }
 
+napi_value cutFiles(napi_env env, TFJSBackend&, const std::vector<napi_value>&) {
+  napi_value count;
+  ensure(napi_create_double(env, static_cast<double>(vitrine::cutMappings()), &count), "no number");
+  return count;
+}
+
 napi_value addFunction(napi_env env, TFJSBackend& backend, const std::vector<napi_value>& args) {
   const auto [data, length] = bytesOf(env, args[0], "addFunction: the definition is not a Uint8Array");
   tfnodejs::TF_AutoStatus status;
@@ -157,7 +164,7 @@ napi_value start(napi_env env, napi_value exports) {
       {"runKernel", entry<runKernel, 3>},           {"kernelNames", entry<kernelNames, 0>}, {"kernelLevel", entry<kernelLevel, 0>},
       {"kernelThreads", entry<kernelThreads, 0>},   {"tensorBytes", entry<tensorBytes, 1>}, {"addFunction", entry<addFunction, 1>},
       {"tensorFromBytes", entry<tensorFromBytes, 3>}, {"tensorFromFile", entry<tensorFromFile, 5>}, {"kernelFromFile", entry<kernelFromFile, 7>},
-      {"releaseLibraryPages", entry<releaseLibraries, 0>},
+      {"releaseLibraryPages", entry<releaseLibraries, 0>}, {"cutMappings", entry<cutFiles, 0>},
   };
   for (const auto& [name, callback] : added) {
     napi_value function;

@@ -11,19 +11,25 @@ namespace vitrine {
  */
 void readFile(int fd, int64_t offset, int64_t bytes, void* to);
 
-/** A part of a file as memory: read when it is touched, shared with other processes, the process's own where it writes. Unmapped at the end. */
+/**
+ * A part of a file as memory: read when it is touched, shared with other processes, the process's own where it writes. Unmapped at the end.
+ * The file may be closed, renamed and removed meanwhile. Where somebody cuts it off, what is missing reads as zeros, and cutMappings() counts it:
+ * without that the system would end the process at the first touch. What nothing notices: other bytes written into the file in place.
+ */
 class Mapping {
  public:
-  /** Throws std::runtime_error when the system does not map it. The file may be closed, renamed and removed afterwards, but not cut off. */
+  /** Throws std::runtime_error when the system does not map it. */
   Mapping(int fd, int64_t offset, int64_t bytes);
   Mapping(const Mapping&) = delete;
   ~Mapping();
   void* data() const;
 
  private:
-  void* start_;
+  struct Range* range_;
   int64_t before_; // a mapping begins at a page
-  int64_t bytes_;
 };
+
+/** How many mappings were touched beyond the end of a file that was cut off, since the process began. */
+int64_t cutMappings();
 
 } // namespace vitrine
