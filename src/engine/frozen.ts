@@ -3,6 +3,8 @@
  * file such a weight is a bfloat16 tensor [out, in] like any other: it is counted, cloned and disposed by tfjs, and `toFloat32` reads it.
  */
 import { bfloat16Tensor, setUnpack, toBfloat16 } from "./bfloat16";
+import { deferTensor } from "./deferred";
+import { type FilePart, kernelFromFile, tensorFromFile } from "./from-file";
 import {
   hasNative,
   linearKeeping,
@@ -27,6 +29,15 @@ export const frozenWeight = (x: tf.Tensor2D): tf.Tensor2D => (hasNative("linear"
 /** A weight from a file's bytes (bfloat16, little-endian, C order). shape: [out, in] */
 export const frozenWeightFromBytes = (bytes: Uint8Array, shape: [number, number]): tf.Tensor2D =>
   hasNative("linear") ? disguise(packWeightBytes(bytes, shape)) : (bfloat16Tensor(bytes, shape) as tf.Tensor2D);
+
+/** A weight in a file, packed when it is first multiplied with; plain bfloat16 where that is not faster. shape: [out, in] */
+export function frozenWeightFromFile(part: FilePart, shape: [number, number]): tf.Tensor2D {
+  if (!hasNative("linear")) return tensorFromFile(part, "bfloat16", shape) as tf.Tensor2D;
+  const make = () => kernelFromFile("packWeight", { ...part, shape }, [0], 64);
+  const weight = deferTensor(shape, "bfloat16", { make, done: part.release }) as tf.Tensor2D;
+  layouts.set(weight.dataId, { out: shape[0], in: shape[1] });
+  return weight;
+}
 
 /** The packed memory as a tensor [out, in]. */
 function disguise({ packed, out, in: inner }: PackedWeight): tf.Tensor2D {

@@ -7,7 +7,7 @@ import { bfloat16Tensor, isBfloat16, toFloat32 } from "./bfloat16";
 import { tf } from "./tf";
 
 /** Codes of TensorFlow's DataType enum. */
-const DTYPES = { float32: 1, bfloat16: 14 };
+export const DTYPES = { float32: 1, bfloat16: 14 };
 
 /** What kernels compute with: an activation's number is its place. */
 const ACTIVATIONS = ["none", "gelu", "quick_gelu", "silu", "gelu_tanh"] as const;
@@ -15,7 +15,8 @@ const ACTIVATIONS = ["none", "gelu", "quick_gelu", "silu", "gelu_tanh"] as const
 export type NativeDtype = keyof typeof DTYPES;
 export type NativeActivation = (typeof ACTIVATIONS)[number];
 
-type Handle = { id: number; shape: number[]; dtype: number };
+/** A tensor as the binding gives it. */
+export type Handle = { id: number; shape: number[]; dtype: number };
 /** The functions that src/native/binding.cc adds; a stock binding has none of them. */
 type Binding = {
   runKernel?(name: string, inputs: number[], numbers: number[]): Handle[];
@@ -23,6 +24,9 @@ type Binding = {
   kernelLevel(): string;
   kernelThreads(): number;
   tensorBytes(id: number): Uint8Array;
+  tensorFromFile(fd: number, offset: number, dtype: number, shape: number[], map: boolean): Handle;
+  kernelFromFile(name: string, numbers: number[], fd: number, offset: number, dtype: number, shape: number[], rows: number): Handle[];
+  cutMappings(): number;
 };
 /** The part of tfjs-node's backend that is used here (tfjs-node-gpu/src/nodejs_kernel_backend.ts). */
 type NodeBackend = {
@@ -40,6 +44,13 @@ function nativeBackend(): NodeBackend | undefined {
   if (tf.getBackend() !== "tensorflow") return undefined;
   const backend = tf.backend() as unknown as NodeBackend;
   return backend.binding.runKernel && !backend.isUsingGpuDevice ? backend : undefined;
+}
+
+/** Our binding. @throws where another computes: ask `hasNative` first */
+export function nativeBinding(): Binding {
+  const backend = nativeBackend();
+  if (!backend) throw new Error(`no native kernels here (backend ${tf.getBackend()})`);
+  return backend.binding;
 }
 
 /** Names of the kernels that can run here; empty where none can. */

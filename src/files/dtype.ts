@@ -1,5 +1,7 @@
 /** Number formats in weight files, and the way from and to float32. Bytes are little-endian, as in the files and on every machine we run on. */
 
+import type { HeldPart } from "./window";
+
 export type Dtype = "F64" | "F32" | "F16" | "BF16" | "I64" | "I32" | "I16" | "I8" | "U8" | "BOOL";
 
 /** Bytes of one element. */
@@ -28,6 +30,8 @@ export type TensorSource = {
   file: string;
   /** Exactly the tensor's bytes: little-endian, C order, read from the file at each call, in an ArrayBuffer of their own. */
   read(): Uint8Array;
+  /** The same bytes for a reader that comes later, after the file was closed; absent where they do not stand in the file as they are. */
+  hold?(): HeldPart;
 };
 
 /** Whether `x` is a tensor of a weight file (a leaf of what `openTorch` returns). */

@@ -48,7 +48,16 @@ export function openSafetensors(path: string): Safetensors {
 
 function source(file: OpenFile, dataStart: number, { name, dtype, shape, begin, end }: Entry): TensorSource {
   const byteLength = end - begin;
-  return { name, dtype, shape, byteLength, file: file.path, read: () => file.read(dataStart + begin, byteLength) };
+  const offset = dataStart + begin;
+  return {
+    name,
+    dtype,
+    shape,
+    byteLength,
+    file: file.path,
+    read: () => file.read(offset, byteLength),
+    hold: () => file.hold(offset, byteLength),
+  };
 }
 
 function readHeader(file: OpenFile): { text: string; dataStart: number } {
@@ -169,6 +178,11 @@ function refuse(path: string, problems: string[]): void {
 
 export type TensorToSave = { name: string; dtype: Dtype; shape: readonly number[]; data: Uint8Array | (() => Uint8Array) };
 
+/** TensorFlow computes in a mapped file where a tensor begins at a multiple of this. */
+const ALIGNMENT = 64;
+/** Whether what follows the tensor would not begin at such a multiple: these stand last. */
+const isUneven = ({ dtype, shape }: TensorToSave): boolean => (elements(shape) * DTYPE_BYTES[dtype]) % ALIGNMENT !== 0;
+
 /** Order of the data, so that every tensor begins at a multiple of its element's size; the reference writer's order. */
 const ORDER: readonly Dtype[] = ["I64", "F64", "F32", "I32", "BF16", "F16", "I16", "I8", "U8", "BOOL"];
 
@@ -184,7 +198,10 @@ export async function saveSafetensors(
   metadata: Record<string, string> = { format: "pt" },
 ): Promise<void> {
   const list = [...tensors].sort(
-    (a, b) => ORDER.indexOf(a.dtype) - ORDER.indexOf(b.dtype) || Buffer.compare(Buffer.from(a.name), Buffer.from(b.name)),
+    (a, b) =>
+      Number(isUneven(a)) - Number(isUneven(b)) ||
+      ORDER.indexOf(a.dtype) - ORDER.indexOf(b.dtype) ||
+      Buffer.compare(Buffer.from(a.name), Buffer.from(b.name)),
   );
   const header = Buffer.from(makeHeader(path, list, metadata));
   if (header.length > MAX_HEADER)
@@ -198,7 +215,7 @@ export async function saveSafetensors(
   });
 }
 
-/** The header, padded with spaces to a multiple of 8 bytes so that the data is aligned. Built as text: a Map keeps names such as `__proto__`. */
+/** The header, padded with spaces so that the data is aligned. Built as text: a Map keeps names such as `__proto__`. */
 function makeHeader(path: string, list: TensorToSave[], metadata: Record<string, string>): string {
   const fields = new Map<string, string>();
   if (Object.keys(metadata).length) fields.set("__metadata__", JSON.stringify(metadata));
@@ -216,7 +233,8 @@ function makeHeader(path: string, list: TensorToSave[], metadata: Record<string,
   }
   if (problems.length) throw new Error([`${path} was not written:`, ...problems].join("\n  "));
   const text = `{${[...fields].map(([name, value]) => `${JSON.stringify(name)}:${value}`).join(",")}}`;
-  return text + " ".repeat((8 - (Buffer.byteLength(text) % 8)) % 8);
+  const end = 8 + Buffer.byteLength(text);
+  return text + " ".repeat((ALIGNMENT - (end % ALIGNMENT)) % ALIGNMENT);
 }
 
 const lengthProblem = ({ name, dtype, shape }: TensorToSave, expected: number, got: number): string =>

@@ -7,7 +7,19 @@ export type OpenFile = {
   readonly size: number;
   /** Exactly `length` bytes from `offset`, in an ArrayBuffer of their own. Throws when the file was changed since it was opened. */
   read(offset: number, length: number): Uint8Array;
+  /** A part to be read later, also after `close()`. The file's descriptor stays open until every part is released. */
+  hold(offset: number, length: number): HeldPart;
   close(): void;
+};
+
+/** A part of a file that somebody will read. Renaming or removing the file does no harm: the descriptor still stands for the old one. */
+export type HeldPart = {
+  /** Bytes from the file's start. */
+  readonly offset: number;
+  /** The open file. @throws when it was written to since it was opened. */
+  descriptor(): number;
+  /** Once, when the part will not be read again. */
+  release(): void;
 };
 
 /** One system call reads at most 2 GiB; more than this in one call gains nothing. */
@@ -23,6 +35,16 @@ export function openFile(path: string): OpenFile {
   }
   const size = Number(opened.size);
   let closed = false;
+  let holders = 0;
+
+  function inside(offset: number, length: number): void {
+    if (offset < 0 || length < 0 || offset + length > size)
+      throw new RangeError(`${path}: bytes ${offset} to ${offset + length} were asked for, the file has ${size}`);
+  }
+
+  function closeIfUnused(): void {
+    if (closed && holders === 0) fs.closeSync(fd);
+  }
 
   function check(): void {
     if (closed) throw new Error(`${path} was closed; open it again to read from it`);
@@ -40,13 +62,37 @@ export function openFile(path: string): OpenFile {
     size,
     read(offset, length) {
       check();
-      if (offset < 0 || length < 0 || offset + length > size)
-        throw new RangeError(`${path}: bytes ${offset} to ${offset + length} were asked for, the file has ${size}`);
+      inside(offset, length);
       return readFully(fd, path, offset, length);
     },
+    hold(offset, length) {
+      check();
+      inside(offset, length);
+      holders++;
+      let held = true;
+      return {
+        offset,
+        descriptor() {
+          if (!held) throw new Error(`${path}: this part was released`);
+          const now = fs.fstatSync(fd, { bigint: true });
+          if (now.size !== opened.size || now.mtimeNs !== opened.mtimeNs)
+            throw new Error(
+              `${path} was written to (${opened.size} bytes before, ${now.size} bytes now) while a model still had weights to read from it; ` +
+                "load the model again. Writing a new file and renaming it into place does no harm.",
+            );
+          return fd;
+        },
+        release() {
+          if (held) holders--;
+          if (held) closeIfUnused();
+          held = false;
+        },
+      };
+    },
     close() {
-      if (!closed) fs.closeSync(fd);
+      if (closed) return;
       closed = true;
+      closeIfUnused();
     },
   };
 }

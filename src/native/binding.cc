@@ -7,6 +7,9 @@
  *   kernelThreads()                       threads that work on a kernel
  *   tensorFromBytes(dtype, shape, bytes)  a tensor of any fixed-size dtype, copied -> { id, shape, dtype }
  *   tensorBytes(id)                       a tensor's memory, copied, of any fixed-size dtype -> Uint8Array
+ *   tensorFromFile, kernelFromFile        tensors from an open file: see file_tensors.h
+ *   releaseLibraryPages()                 gives back what start-up touched of TensorFlow's libraries -> bytes of address space
+ *   cutMappings()                         mapped files that were found cut off, since the start
  *   addFunction(bytes)                    adds a serialised FunctionDef, to be run by its name with executeOp
  */
 #include <node_api.h>
@@ -17,129 +20,14 @@
 
 #include <dlfcn.h>
 
-#include <stdexcept>
-
-#include "kernel.h"
-#include "processor.h"
+#include "file_tensors.h"
 
 namespace {
-
-using tfnodejs::TFJSBackend;
-using vitrine::View;
-using Handles = std::unordered_map<int32_t, TFE_TensorHandle*>;
-
-// Explicit instantiation may name private members: so the class is used as it is, without a change to its header.
-Handles& handlesOf(TFJSBackend& backend);
-TFE_Context* contextOf(TFJSBackend& backend);
-napi_value adopt(TFJSBackend& backend, napi_env env, TFE_TensorHandle* handle);
-
-template <auto Map, auto Context, auto Info>
-struct Reveal {
-  friend Handles& handlesOf(TFJSBackend& backend) { return backend.*Map; }
-  friend TFE_Context* contextOf(TFJSBackend& backend) { return backend.*Context; }
-  friend napi_value adopt(TFJSBackend& backend, napi_env env, TFE_TensorHandle* handle) { return (backend.*Info)(env, handle); }
-};
-template struct Reveal<&TFJSBackend::tfe_handle_map_, &TFJSBackend::tfe_context_, &TFJSBackend::GenerateOutputTensorInfo>;
-
-struct DeleteTensor {
-  void operator()(TF_Tensor* tensor) const { TF_DeleteTensor(tensor); }
-};
-using Tensor = std::unique_ptr<TF_Tensor, DeleteTensor>;
-
-/** An error for JavaScript: what node or TensorFlow answered. */
-void ensure(napi_status status, const char* what) {
-  if (status != napi_ok) throw std::invalid_argument(what);
-}
-
-void ensure(const tfnodejs::TF_AutoStatus& status) {
-  if (TF_GetCode(status.status) != TF_OK) throw std::runtime_error(TF_Message(status.status));
-}
-
-std::string textOf(napi_env env, napi_value value, const char* what) {
-  char text[256];
-  size_t length = 0;
-  ensure(napi_get_value_string_utf8(env, value, text, sizeof text, &length), what);
-  return std::string(text, length);
-}
-
-/** The numbers of an array. */
-std::vector<double> numbersOf(napi_env env, napi_value value, const char* what) {
-  uint32_t length = 0;
-  ensure(napi_get_array_length(env, value, &length), what);
-  std::vector<double> numbers(length);
-  for (uint32_t i = 0; i < length; i++) {
-    napi_value element;
-    ensure(napi_get_element(env, value, i, &element), what);
-    ensure(napi_get_value_double(env, element, &numbers[i]), what);
-  }
-  return numbers;
-}
-
-/** A whole number of 32 bits. */
-int32_t wholeOf(double number, const char* what) {
-  if (!(number >= INT32_MIN && number <= INT32_MAX) || number != static_cast<int32_t>(number)) throw std::invalid_argument(what);
-  return static_cast<int32_t>(number);
-}
-
-TFE_TensorHandle* handleOf(TFJSBackend& backend, int32_t id) {
-  const auto found = handlesOf(backend).find(id);
-  if (found == handlesOf(backend).end()) throw std::invalid_argument("no tensor has the id " + std::to_string(id) + "; was it disposed?");
-  return found->second;
-}
-
-/** The tensor behind a handle, sharing its memory; the handle must stand on the CPU. */
-Tensor tensorOf(TFE_TensorHandle* handle, int32_t id) {
-  tfnodejs::TF_AutoStatus status;
-  const char* device = TFE_TensorHandleBackingDeviceName(handle, status.status);
-  ensure(status);
-  if (!device || !std::strstr(device, "CPU:"))
-    throw std::invalid_argument("tensor " + std::to_string(id) + " is on " + (device ? device : "no device") + "; kernels work on the CPU only");
-  Tensor tensor(TFE_TensorHandleResolve(handle, status.status));
-  ensure(status);
-  return tensor;
-}
-
-View viewOf(TF_Tensor* tensor, int32_t id) {
-  View view{TF_TensorData(tensor), TF_TensorType(tensor), {}};
-  for (int i = 0; i < TF_NumDims(tensor); i++) view.dims.push_back(TF_Dim(tensor, i));
-  const int64_t width = vitrine::dtypeSize(view.dtype);
-  if (width == 0 || static_cast<size_t>(view.size() * width) != TF_TensorByteSize(tensor))
-    throw std::invalid_argument("tensor " + std::to_string(id) + " has dtype " + std::to_string(view.dtype) + " of TensorFlow, which no kernel takes");
-  return view;
-}
-
-/** Outputs of one call, in TensorFlow's memory. */
-class TensorMemory : public vitrine::Memory {
- public:
-  void* allocate(int dtype, const std::vector<int64_t>& dims, int64_t bytes) override {
-    tensors_.emplace_back(TF_AllocateTensor(static_cast<TF_DataType>(dtype), dims.data(), static_cast<int>(dims.size()), bytes));
-    void* data = tensors_.back() ? TF_TensorData(tensors_.back().get()) : nullptr;
-    if (!data && bytes > 0) throw std::runtime_error("no memory for a tensor of " + std::to_string(bytes) + " bytes");
-    return data;
-  }
-
-  /** The outputs as [{ id, shape, dtype }]. */
-  napi_value infos(napi_env env, TFJSBackend& backend) const {
-    napi_value list;
-    ensure(napi_create_array_with_length(env, tensors_.size(), &list), "no array");
-    for (size_t i = 0; i < tensors_.size(); i++) {
-      tfnodejs::TF_AutoStatus status;
-      TFE_TensorHandle* handle = TFE_NewTensorHandle(tensors_[i].get(), status.status);
-      ensure(status);
-      ensure(napi_set_element(env, list, i, adopt(backend, env, handle)), "no element");
-    }
-    return list;
-  }
-
- private:
-  std::vector<Tensor> tensors_;
-};
 
 napi_value runKernel(napi_env env, TFJSBackend& backend, const std::vector<napi_value>& args) {
   const std::string name = textOf(env, args[0], "runKernel: the name is not a string");
   const std::vector<double> ids = numbersOf(env, args[1], "runKernel: input ids are not an array of numbers");
-  const vitrine::Kernel kernel = vitrine::findKernel(name);
-  if (!kernel) throw std::invalid_argument("kernel " + name + " is not there on this processor (level " + vitrine::levelName(vitrine::level()) + ")");
+  const vitrine::Kernel kernel = kernelOf(name);
   std::vector<Tensor> tensors; // hold the inputs' memory while the kernel runs
   std::vector<View> views(ids.size());
   std::vector<bool> present(ids.size());
@@ -180,19 +68,6 @@ napi_value kernelThreads(napi_env env, TFJSBackend&, const std::vector<napi_valu
   return count;
 }
 
-/** A Uint8Array's bytes. */
-std::pair<const char*, size_t> bytesOf(napi_env env, napi_value value, const char* what) {
-  bool typed = false;
-  napi_typedarray_type type;
-  size_t length = 0;
-  void* data = nullptr;
-  ensure(napi_is_typedarray(env, value, &typed), what);
-  if (!typed) throw std::invalid_argument(what);
-  ensure(napi_get_typedarray_info(env, value, &type, &length, &data, nullptr, nullptr), what);
-  if (type != napi_uint8_array) throw std::invalid_argument(what);
-  return {static_cast<const char*>(data), length};
-}
-
 napi_value tensorFromBytes(napi_env env, TFJSBackend& backend, const std::vector<napi_value>& args) {
   double dtype = 0;
   ensure(napi_get_value_double(env, args[0], &dtype), "tensorFromBytes: the dtype is not a number");
@@ -230,6 +105,18 @@ napi_value tensorBytes(napi_env env, TFJSBackend& backend, const std::vector<nap
   if (length > 0) std::memcpy(to, view.data, length);
   ensure(napi_create_typedarray(env, napi_uint8_array, length, buffer, 0, &bytes), "tensorBytes: no array");
   return bytes;
+}
+
+napi_value releaseLibraries(napi_env env, TFJSBackend&, const std::vector<napi_value>&) {
+  napi_value bytes;
+  ensure(napi_create_double(env, static_cast<double>(vitrine::releaseLibraryPages("libtensorflow")), &bytes), "no number");
+  return bytes;
+}
+
+napi_value cutFiles(napi_env env, TFJSBackend&, const std::vector<napi_value>&) {
+  napi_value count;
+  ensure(napi_create_double(env, static_cast<double>(vitrine::cutMappings()), &count), "no number");
+  return count;
 }
 
 napi_value addFunction(napi_env env, TFJSBackend& backend, const std::vector<napi_value>& args) {
@@ -276,7 +163,8 @@ napi_value start(napi_env env, napi_value exports) {
   const std::pair<const char*, napi_callback> added[] = {
       {"runKernel", entry<runKernel, 3>},           {"kernelNames", entry<kernelNames, 0>}, {"kernelLevel", entry<kernelLevel, 0>},
       {"kernelThreads", entry<kernelThreads, 0>},   {"tensorBytes", entry<tensorBytes, 1>}, {"addFunction", entry<addFunction, 1>},
-      {"tensorFromBytes", entry<tensorFromBytes, 3>},
+      {"tensorFromBytes", entry<tensorFromBytes, 3>}, {"tensorFromFile", entry<tensorFromFile, 5>}, {"kernelFromFile", entry<kernelFromFile, 7>},
+      {"releaseLibraryPages", entry<releaseLibraries, 0>}, {"cutMappings", entry<cutFiles, 0>},
   };
   for (const auto& [name, callback] : added) {
     napi_value function;

@@ -3,7 +3,8 @@
  * derived from it, the loader checks it both ways, and the saver walks it backwards.
  */
 import { bfloat16Tensor, toBfloat16, toFloat32 as widen } from "../engine/bfloat16";
-import { disposeFrozen, frozenWeight, frozenWeightFromBytes } from "../engine/frozen";
+import { readsFiles, tensorFromFile } from "../engine/from-file";
+import { disposeFrozen, frozenWeight, frozenWeightFromBytes, frozenWeightFromFile } from "../engine/frozen";
 import { tf } from "../engine/tf";
 import { type TensorSource, toFloat32 } from "../files/safetensors";
 
@@ -130,10 +131,25 @@ const size = (tensors: { shape: number[] }[]): string => {
   return mb < 1000 ? `${mb.toFixed(1)} MB` : `${(mb / 1000).toFixed(1)} GB`;
 };
 
+/** The dtypes of files that the engine reads by itself. */
+const IN_PLACE: { [dtype: string]: Dtype | undefined } = { F32: "float32", BF16: "bfloat16" };
+
+/** One tensor that the engine reads from the file when it is first used; undefined where it cannot. */
+function deferWeight(leaf: WeightSpec, source: TensorSource, shape: number[], frozen: boolean): tf.Tensor | undefined {
+  const stored = IN_PLACE[source.dtype];
+  if (!stored || !source.hold || !readsFiles()) return undefined;
+  const part = { ...source.hold(), dtype: stored, shape };
+  return frozen && leaf.product
+    ? frozenWeightFromFile(part, shape as [number, number])
+    : tensorFromFile(part, frozen ? "bfloat16" : "float32", shape);
+}
+
 /** One tensor into the engine at once: tfjs would hold its numbers on the JavaScript side until their first use, and a whole model of them. */
 function readWeight(leaf: WeightSpec, source: TensorSource, dtype: Dtype): tf.Tensor {
   const shape = leaf.view ?? leaf.shape;
   const frozen = leaf.matrix && dtype === "bfloat16";
+  const later = deferWeight(leaf, source, shape, frozen);
+  if (later) return tf.keep(later);
   if (frozen && source.dtype === "BF16")
     return tf.keep(leaf.product ? frozenWeightFromBytes(source.read(), shape as [number, number]) : bfloat16Tensor(source.read(), shape));
   return tf.tidy(() => {

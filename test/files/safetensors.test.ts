@@ -132,6 +132,21 @@ test("saveSafetensors() aligns every tensor to its element and puts format=pt by
   for (const dtype of dtypes) assert.equal((start + header[dtype].data_offsets[0]) % DTYPE_BYTES[dtype], 0, dtype);
 });
 
+test("saveSafetensors() puts tensors of a multiple of 64 bytes at multiples of 64, whatever else is in the file", async () => {
+  const place = path.join(scratch, "even.safetensors");
+  const of = (name: string, dtype: Dtype, count: number) => ({
+    name,
+    dtype,
+    shape: [count],
+    data: new Uint8Array(count * DTYPE_BYTES[dtype]),
+  });
+  await saveSafetensors(place, [of("a", "F32", 1), of("b", "BF16", 96), of("c", "I64", 3), of("d", "F32", 16), of("e", "U8", 0)]);
+  const opened = openSafetensors(place);
+  const places = Object.fromEntries([...opened.tensors].map(([name, source]) => [name, source.hold!().offset % 64]));
+  assert.deepEqual(places, { d: 0, b: 0, e: 0, c: 0, a: 24 });
+  opened.close();
+});
+
 test("saveSafetensors() refuses what does not fit, lists it, and leaves the old file and no other", async () => {
   const folder = fs.mkdtempSync(path.join(scratch, "save-"));
   const place = path.join(folder, "model.safetensors");

@@ -194,3 +194,12 @@ test("the binding stays in memory when the worker that was its only user ends: t
   );
   assert.deepEqual([status, signal, stdout], [0, null, "false true"]);
 });
+
+test("what start-up touched of TensorFlow's libraries is given back", { skip: process.platform !== "linux" }, () => {
+  const code = `require("vitrine/engine").engine().then(() => {
+    const { maxRSS } = process.resourceUsage();
+    console.log((maxRSS * 1024 - process.memoryUsage.rss()) / 2 ** 20);
+  });`;
+  const { stdout, stderr } = program(code, { VITRINE_BACKEND: "tensorflow" });
+  assert.ok(Number(stdout) > 150, `${stdout} MB less than at the peak\n${stderr}`);
+});

@@ -47,3 +47,18 @@ for (const [what, { program, kernels }] of Object.entries(PROGRAMS))
         threads.map(() => "all close (0)"),
       );
     });
+
+test("parts of files are read, mapped, cut off and cast within their memory (address and undefined-behaviour sanitizers)", async (t) => {
+  const threads = ["1", "3"];
+  const { skip, runs } = await runCheck({
+    sources: [join(__dirname, "files.cc"), ...["cast.cc", "file.cc", "pages.cc"].map(native), ...GENERAL],
+    sanitize: "address,undefined",
+    flags: ["-g1", "-fno-omit-frame-pointer"],
+    environments: threads.map((VITRINE_THREADS) => ({ VITRINE_THREADS, VITRINE_LEVEL: "base" })),
+  });
+  if (skip) return t.skip(skip);
+  assert.deepEqual(
+    runs,
+    threads.map(() => "all close (0)"),
+  );
+});
