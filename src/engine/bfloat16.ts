@@ -127,8 +127,17 @@ export function setUnpack(plain: (x: tf.Tensor) => tf.Tensor): void {
   unpack.plain = plain;
 }
 
-/** bfloat16 -> float32, exact; any other tensor comes back as it is. Same shape. No gradient. */
+const widenings = new Map<string, (x: tf.Tensor) => tf.Tensor>();
+
+/** How a tensor of another dtype that tfjs does not know becomes float32; the file that makes such tensors sets this. */
+export function setWiden(dtype: string, toFloat: (x: tf.Tensor) => tf.Tensor): void {
+  widenings.set(dtype, toFloat);
+}
+
+/** bfloat16 -> float32, exact, and int8 and NF4 weights dequantised; any other tensor comes back as it is. Same shape. No gradient. */
 export function toFloat32<T extends tf.Tensor>(x: T): T {
+  const toFloat = widenings.get(x.dtype);
+  if (toFloat) return toFloat(x) as T;
   if (!isBfloat16(x)) return x;
   return tf.tidy(() => widen(unpack.plain(x))) as T;
 }
