@@ -31,6 +31,9 @@ type NodeBackend = {
 
 const BFLOAT16 = "bfloat16" as tf.DataType;
 
+/** Whether the backend in use has bfloat16 tensors. */
+export const hasBfloat16 = (): boolean => tf.getBackend() === "tensorflow";
+
 /** Whether a tensor holds bfloat16 numbers. */
 export const isBfloat16 = (x: tf.Tensor): boolean => (x.dtype as string) === "bfloat16";
 

@@ -142,19 +142,35 @@ function quantiseNf4(values: Float32Array, shape: readonly [number, number]): Ui
 export function quantiseScales(bytes: Uint8Array, shape: readonly [number, number], map = dynamicMap()): Uint8Array {
   const [plain, layout] = [layoutOf("nf4", shape), layoutOf("nf4-double", shape)];
   const absmax = new Float32Array(bytes.buffer, bytes.byteOffset + plain.scales, plain.groups);
-  const to = new Uint8Array(layout.bytes);
-  to.set(bytes.subarray(0, Math.ceil((layout.out * layout.in) / 2)));
-  const nested = new Float32Array(to.buffer, layout.nested, Math.ceil(layout.groups / NESTED));
+  const codes = new Uint8Array(layout.groups);
+  const nested = new Float32Array(Math.ceil(layout.groups / NESTED));
   const offset = Math.fround(absmax.reduce((sum, x) => sum + x, 0) / (absmax.length || 1));
   const edges = edgesOf(map);
   for (let block = 0; block < nested.length; block++) {
     const centred = absmax.subarray(block * NESTED, (block + 1) * NESTED).map((x) => x - offset);
     nested[block] = largestOf(centred, 0, centred.length, "scales");
     const inverse = Math.fround(1 / (nested[block] || 1));
-    centred.forEach((x, i) => (to[layout.scales + block * NESTED + i] = interval(edges, Math.fround(x * inverse))));
+    centred.forEach((x, i) => (codes[block * NESTED + i] = interval(edges, Math.fround(x * inverse))));
   }
-  new Float32Array(to.buffer, layout.map, MAP).set(map);
-  new Float32Array(to.buffer, layout.offset, 1)[0] = offset;
+  return nf4Bytes(shape, bytes.subarray(0, Math.ceil((layout.out * layout.in) / 2)), { codes, largest: nested, map, offset });
+}
+
+/** NF4's scales: one for each group, or 8-bit codes for them. */
+export type Nf4Scales = Float32Array | { codes: Uint8Array; largest: Float32Array; map: Float32Array; offset: number };
+
+/** The bytes of an NF4 weight from its parts. codes: two to a byte; scales: plain gives the format "nf4", else "nf4-double" */
+export function nf4Bytes(shape: readonly [number, number], codes: Uint8Array, scales: Nf4Scales): Uint8Array {
+  const plain = scales instanceof Float32Array;
+  const layout = layoutOf(plain ? "nf4" : "nf4-double", shape);
+  const to = new Uint8Array(layout.bytes);
+  to.set(codes);
+  if (plain) new Float32Array(to.buffer, layout.scales, layout.groups).set(scales);
+  else {
+    to.set(scales.codes, layout.scales);
+    new Float32Array(to.buffer, layout.nested).set(scales.largest);
+    new Float32Array(to.buffer, layout.map).set(scales.map);
+    new Float32Array(to.buffer, layout.offset).set([scales.offset]);
+  }
   return to;
 }
 

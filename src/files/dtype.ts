@@ -28,6 +28,10 @@ export type TensorSource = {
   file: string;
   /** Exactly the tensor's bytes: little-endian, C order, read from the file at each call, in an ArrayBuffer of their own. */
   read(): Uint8Array;
+  /** Bytes `begin` to `end` of them alone, where the file can give these without reading all. */
+  part?(begin: number, end: number): Uint8Array;
+  /** Where the file holds the tensor in 4 bits (bitsandbytes.ts): its bytes as the engine keeps them. `read()` then gives float32. */
+  nf4?(): { bytes: Uint8Array; format: "nf4" | "nf4-double" };
 };
 
 /** Whether `x` is a tensor of a weight file (a leaf of what `openTorch` returns). */

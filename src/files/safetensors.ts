@@ -48,7 +48,8 @@ export function openSafetensors(path: string): Safetensors {
 
 function source(file: OpenFile, dataStart: number, { name, dtype, shape, begin, end }: Entry): TensorSource {
   const byteLength = end - begin;
-  return { name, dtype, shape, byteLength, file: file.path, read: () => file.read(dataStart + begin, byteLength) };
+  const part = (from: number, to: number) => file.read(dataStart + begin + from, to - from);
+  return { name, dtype, shape, byteLength, file: file.path, read: () => part(0, byteLength), part };
 }
 
 function readHeader(file: OpenFile): { text: string; dataStart: number } {
