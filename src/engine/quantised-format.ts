@@ -174,6 +174,31 @@ export function nf4Bytes(shape: readonly [number, number], codes: Uint8Array, sc
   return to;
 }
 
+/** The numbers that a weight's bytes stand for, flat in C order. */
+export function dequantiseValues(bytes: Uint8Array, { format, out, in: inner, groups, ...at }: Layout): Float32Array {
+  const values = new Float32Array(out * inner);
+  const floats = (begin: number, count: number) => new Float32Array(bytes.buffer, bytes.byteOffset + begin, count);
+  if (format === "int8") {
+    const [codes, scales] = [new Int8Array(bytes.buffer, bytes.byteOffset), new Uint16Array(bytes.buffer, bytes.byteOffset + at.scales)];
+    const ofRow = Math.ceil(inner / GROUP);
+    for (let row = 0; row < out; row++)
+      for (let group = row * ofRow; group < (row + 1) * ofRow; group++) {
+        const [scale, first] = [wideOf(scales[group]!), (group - row * ofRow) * GROUP];
+        for (let i = first; i < Math.min(inner, first + GROUP); i++) values[row * inner + i] = codes[group * GROUP + i - first]! * scale;
+      }
+    return values;
+  }
+  const nested = format === "nf4" ? undefined : floats(at.nested, Math.ceil(groups / NESTED));
+  const scales = nested
+    ? Float32Array.from(bytes.subarray(at.scales, at.scales + groups), (code, i) => {
+        return Math.fround(floats(at.map, MAP)[code]! * nested[Math.floor(i / NESTED)]!) + floats(at.offset, 1)[0]!;
+      })
+    : floats(at.scales, groups);
+  for (let i = 0; i < values.length; i++)
+    values[i] = LEVELS[i % 2 ? bytes[i >> 1]! & 15 : bytes[i >> 1]! >> 4]! * scales[Math.floor(i / GROUP)]!;
+  return values;
+}
+
 /** Bits of float32 as the numbers that they stand for, on any backend: int32 [n] -> float32 [n]. */
 function fromBits(bits: tf.Tensor1D): tf.Tensor1D {
   const whole = (x: number) => tf.scalar(x, "int32");
@@ -206,7 +231,7 @@ function bytesOf(words: tf.Tensor1D): tf.Tensor1D {
   return tf.stack(parts, 1).flatten() as tf.Tensor1D;
 }
 
-/** The weight that a quantised one stands for, in plain tfjs. words: its bytes as int32 -> float32 [out, in] */
+/** The same in plain tfjs, for a device from which nothing is read back; its division of int32 must be exact. words: its bytes as int32 -> float32 [out, in] */
 export function dequantiseFormula(words: tf.Tensor1D, layout: Layout): tf.Tensor2D {
   const { format, out, in: inner, groups, scales, nested, map, offset } = layout;
   const part = (begin: number, bytes: number) => words.slice(begin / 4, Math.ceil(bytes / 4));
