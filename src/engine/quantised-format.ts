@@ -21,15 +21,20 @@ export const LEVELS = Float32Array.of(
   ...[0.7229568362236023, 1],
 );
 
-/** The signed 8-bit map for scales (Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization", section 2.2): 256 numbers in order, float32. */
+/**
+ * The signed 8-bit map for scales (Dettmers et al. 2022, "8-bit Optimizers via Block-wise Quantization", section 2.2): 256 numbers in order. Each
+ * step is rounded to float32 as PyTorch's linspace does, so that the numbers are bitsandbytes' to the last bit.
+ */
 export function dynamicMap(): Float32Array {
+  const { fround } = Math;
   const values = [0, 1];
   for (let exponent = 0; exponent < 7; exponent++) {
     const count = 2 ** exponent;
-    const edge = (i: number) => Math.fround(0.1 + (0.9 * i) / count);
+    const step = fround(fround(1 - fround(0.1)) / count);
+    const edge = (i: number) => fround(i < (count + 1) >> 1 ? fround(0.1) + step * i : 1 - step * (count - i));
     for (let i = 0; i < count; i++) {
-      const mean = Math.fround(Math.fround(edge(i) + edge(i + 1)) / 2);
-      values.push(10 ** (exponent - 6) * mean, -(10 ** (exponent - 6)) * mean);
+      const value = fround(fround(10 ** (exponent - 6)) * fround(fround(edge(i) + edge(i + 1)) / 2));
+      values.push(value, -value);
     }
   }
   return Float32Array.from(values).sort();

@@ -135,7 +135,7 @@ for (const dtype of QUANTISED) {
       const x = path.reduce<unknown>((node, key) => (node as Record<string | number, unknown>)[key], clip.params) as tf.Tensor;
       const wanted = spec.product && !spec.view ? dtype : spec.matrix ? "bfloat16" : "float32";
       assert.equal(x.dtype, wanted, spec.name);
-      const packed = spec.view && x.dtype === "bfloat16"; // filled up to whole panels
+      const packed = spec.view && isBfloat16(x); // filled up to whole panels
       bytes += isQuantised(x)
         ? layoutOf(formatOf(x)!, x.shape as [number, number]).bytes
         : packed

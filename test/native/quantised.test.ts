@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { before, test } from "node:test";
 import { engine, tf } from "vitrine/engine";
 import { toBfloat16, toFloat32 } from "vitrine/engine/bfloat16";
-import { hasNative, type LinearOptions, nativeBytes, nativeProcessor, runNative } from "vitrine/engine/native";
+import { hasNative, type LinearOptions, nativeProcessor, runNative } from "vitrine/engine/native";
 import {
   dequantise,
   formatOf,
@@ -14,7 +14,7 @@ import {
   quantisedBytes,
   quantiseRows,
 } from "vitrine/engine/quantised";
-import { dequantiseFormula, dynamicMap, FORMATS, type Format, layoutOf, quantiseValues } from "vitrine/engine/quantised-format";
+import { dequantiseFormula, FORMATS, type Format, layoutOf, quantiseValues } from "vitrine/engine/quantised-format";
 import { bindingPlan } from "../../src/setup/binding.mjs";
 import { expectClose, expectSame, messageOf } from "../support/close";
 import { GENERAL, native as nativeSource, runCheck } from "./build";
@@ -181,16 +181,6 @@ for (const format of FORMATS) {
     }),
   );
 }
-
-native("the kernels quantise scales with any map", () =>
-  tf.tidy(() => {
-    const weight = quantise(noise(9, 640) as tf.Tensor2D, "nf4", { double: false });
-    const words = tf.tensor1d(new Int32Array(quantisedBytes(weight).buffer), "int32");
-    const [made] = runNative("quantiseScales", [words, tf.tensor1d(dynamicMap())], [9, 640]);
-    const want = quantiseValues(numbers(weight), [9, 640], "nf4-double").length;
-    assert.equal(nativeBytes(made!).length, want);
-  }),
-);
 
 native("NaN, infinity and misfits are errors that say what came", async () => {
   const scope = tf.engine().startScope();
