@@ -13,7 +13,7 @@ export const FORMATS: readonly Format[] = ["int8", "nf4", "nf4-double"];
 export const [GROUP, NESTED, MAP] = [64, 256, 256];
 
 /** NormalFloat4's levels (Dettmers et al. 2023, "QLoRA", appendix E), float32. */
-export const LEVELS = Float32Array.of(
+export const LEVELS: Float32Array = Float32Array.of(
   ...[
     -1, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0,
   ],
@@ -144,7 +144,7 @@ function quantiseNf4(values: Float32Array, shape: readonly [number, number]): Ui
 }
 
 /** NF4 with its scales quantised again. bytes: of the format "nf4" */
-export function quantiseScales(bytes: Uint8Array, shape: readonly [number, number], map = dynamicMap()): Uint8Array {
+export function quantiseScales(bytes: Uint8Array, shape: readonly [number, number], map: Float32Array = dynamicMap()): Uint8Array {
   const [plain, layout] = [layoutOf("nf4", shape), layoutOf("nf4-double", shape)];
   const absmax = new Float32Array(bytes.buffer, bytes.byteOffset + plain.scales, plain.groups);
   const codes = new Uint8Array(layout.groups);

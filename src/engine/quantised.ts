@@ -63,40 +63,34 @@ export function quantiseRows(
   if (!QUANTISED.includes(dtype)) throw new Error(`quantise: dtype is "${dtype}", expected ${QUANTISED.join(" or ")}`);
   const step = Math.max(1, Math.ceil(rows / GROUP)) * GROUP; // a slice ends where a group of scales does
   const format = dtype === "nf4" && double ? "nf4-double" : dtype;
-  const native = hasNative("quantise");
-  if (!native && step < out) return quantiseRows([out, inner], dtype, whole, { double, rows: out });
-  return tf.tidy(() => {
-    if (!native) {
-      const values = read(0, out);
-      const numbers = values instanceof Float32Array ? values : (toFloat32(values).dataSync() as Float32Array);
-      return quantisedTensor(quantiseValues(numbers, [out, inner], format), format, [out, inner]);
-    }
-    let memory: tf.Tensor | undefined;
-    for (let first = 0; first === 0 || first < out; first += step)
-      tf.tidy(() => {
-        const count = Math.min(step, out - first);
-        const slice = read(first, count);
-        const x = slice instanceof Float32Array ? tf.tensor2d(slice, [count, inner]) : slice;
+  const starts = Array.from({ length: Math.max(1, Math.ceil(out / step)) }, (_, i) => i * step);
+  const slice = <T>(first: number, take: (rows: Rows, count: number) => T): T =>
+    tf.tidy(() => take(read(first, Math.min(step, out - first)), Math.min(step, out - first)) as tf.TensorContainer) as T;
+  if (!hasNative("quantise")) {
+    const values = new Float32Array(out * inner);
+    for (const first of starts)
+      values.set(
+        slice(first, (rows) => (rows instanceof Float32Array ? rows : (toFloat32(rows).dataSync() as Float32Array))),
+        first * inner,
+      );
+    return quantisedTensor(quantiseValues(values, [out, inner], format), format, [out, inner]);
+  }
+  let memory: tf.Tensor | undefined;
+  try {
+    for (const first of starts)
+      slice(first, (rows, count) => {
+        const x = rows instanceof Float32Array ? tf.tensor2d(rows, [count, inner]) : rows;
         const made = runNative("quantise", [x, memory], [FORMATS.indexOf(dtype), out, first]);
         memory ??= tf.keep(made[0]!);
       });
-    const kept = memory!;
-    try {
-      if (format !== "nf4-double") return disguise(kept, format, [out, inner]);
+    const plain = memory!;
+    if (format !== "nf4-double") return disguise(plain, format, [out, inner]);
+    return tf.tidy(() => {
       const map = tf.tensor1d(dynamicMap());
-      return disguise(runNative("quantiseScales", [kept, map], [out, inner])[0]!, format, [out, inner]);
-    } finally {
-      kept.dispose();
-    }
-  });
-
-  function whole(): Float32Array {
-    const values = new Float32Array(out * inner);
-    for (let first = 0; first < out; first += step) {
-      const slice = read(first, Math.min(step, out - first));
-      values.set(slice instanceof Float32Array ? slice : (tf.tidy(() => toFloat32(slice).dataSync()) as Float32Array), first * inner);
-    }
-    return values;
+      return disguise(runNative("quantiseScales", [plain, map], [out, inner])[0]!, format, [out, inner]);
+    });
+  } finally {
+    memory?.dispose();
   }
 }
 

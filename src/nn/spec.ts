@@ -4,6 +4,7 @@
  */
 import { bfloat16Tensor, hasBfloat16, toBfloat16, toFloat32 as widen } from "../engine/bfloat16";
 import { disposeFrozen, frozenWeight, frozenWeightFromBytes } from "../engine/frozen";
+import { hasNative } from "../engine/native";
 import { type QuantisedDtype, quantisedTensor, quantiseRows } from "../engine/quantised";
 import { tf } from "../engine/tf";
 import { readBitsandbytes } from "../files/bitsandbytes";
@@ -165,7 +166,7 @@ function readQuantised(source: TensorSource, shape: [number, number], dtype: Qua
   };
   return quantiseRows(shape, dtype, (first, count) => {
     const bytes = bytesOf(first, count);
-    if (source.dtype === "BF16" && hasBfloat16()) return bfloat16Tensor(bytes, [count, shape[1]]);
+    if (source.dtype === "BF16" && hasNative("quantise")) return bfloat16Tensor(bytes, [count, shape[1]]);
     return toFloat32({ ...source, read: () => bytes });
   });
 }

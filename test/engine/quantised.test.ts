@@ -17,7 +17,8 @@ import { dynamicMap, FORMATS, LEVELS, layoutOf } from "vitrine/engine/quantised-
 import { type Clip, load } from "vitrine/models";
 import { mergeLora, withLora } from "vitrine/nn/lora";
 import { linearProduct } from "vitrine/nn/ops";
-import { leaves, weightValues } from "vitrine/nn/spec";
+import type { TensorSource } from "vitrine/files/safetensors";
+import { disposeParams, leaves, loadWeights, weight, weightValues } from "vitrine/nn/spec";
 import { withTrainable } from "vitrine/nn/trainable";
 import { freshFolder, inputs, logits, lossOf, MODEL } from "../support/clip";
 import { cosine, expectClose, expectSame, farthest, keepsTensorCount, messageOf } from "../support/close";
@@ -222,6 +223,36 @@ test("quantiseRows() frees what its slices make, and a wrong dtype or length is 
   await messageOf(() => quantise(tf.ones([1, 1]), "int4" as never), 'dtype is "int4", expected int8 or nf4');
   await messageOf(() => quantisedTensor(new Uint8Array(3), "nf4", [1, 4]), "3 bytes for nf4 [1,4], expected 128");
   await messageOf(() => dequantise(tf.ones([1, 1])), "the weight is float32 [1,1], expected one made by quantise()");
+});
+
+test("loadWeights() reads a large weight in slices", async () => {
+  const [out, inner, rows] = [150, 131072, 64]; // 8 million numbers are 64 rows
+  const slices: number[] = [];
+  const source: TensorSource = {
+    ...{ name: "w", dtype: "BF16", shape: [out, inner], byteLength: 2 * out * inner, file: "x" },
+    read: () => assert.fail("all of it was read"),
+    part: (begin, end) => {
+      slices.push(begin, end);
+      return new Uint8Array(end - begin).fill(0x3f); // 0.74609375
+    },
+  };
+  for (const dtype of QUANTISED)
+    await keepsTensorCount(() => {
+      slices.length = 0;
+      const spec = { w: weight("w", [out, inner]) };
+      const params = loadWeights(spec, new Map([["w", source]]), { dtype, where: "x" });
+      assert.deepEqual(
+        slices,
+        [0, 64, 64, 128, 128, 150].map((row) => 2 * inner * row),
+      );
+      const y = tf.tidy(() => linearProduct(tf.ones([1, inner]), params.w).dataSync());
+      assert.ok(
+        y.every((sum) => Math.abs(sum / inner / 0.74609375 - 1) < 4e-3),
+        "half a step of bfloat16, the scale of int8",
+      );
+      disposeParams(spec, params);
+    });
+  assert.equal(rows * inner, 2 ** 23);
 });
 
 test("the code books are in order, and as long as their codes", () => {
