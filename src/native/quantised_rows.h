@@ -3,7 +3,7 @@
  * float32.
  */
 #pragma once
-#include "finish.h"
+#include "epilogue.h"
 #include "quantised.h"
 
 namespace vitrine {
@@ -22,7 +22,7 @@ struct Task {
   bool upTurned;
   int64_t rank; // 0: no low-rank pair
   float scale;
-  Finish finish;
+  Epilogue finish;
 };
 
 /** Rows of a tensor, one behind the other, `stride` apart and zero beyond their length. */

@@ -15,6 +15,7 @@ import {
 } from "vitrine/engine/quantised";
 import { dynamicMap, FORMATS, LEVELS, layoutOf } from "vitrine/engine/quantised-format";
 import { type Clip, load } from "vitrine/models";
+import { headCrossEntropy } from "vitrine/nn/cross-entropy";
 import { mergeLora, withLora } from "vitrine/nn/lora";
 import { linearProduct } from "vitrine/nn/ops";
 import type { TensorSource } from "vitrine/files/safetensors";
@@ -106,6 +107,23 @@ for (const dtype of QUANTISED) {
         expectClose(numbers(dx!), numbers(wantX!), 0.04, "dx");
         expectClose(numbers(db!), numbers(wantB!), 1e-5, "dbias");
       }
+    }));
+
+  test(`headCrossEntropy() with an ${dtype} head is that of the weight that it stands for, its gradient too`, async () => {
+    await keepsTensorCount(() =>
+      tf.tidy(() => {
+        const [hidden, head] = [noise(5, 70), quantise(noise(33, 70) as tf.Tensor2D, dtype)];
+        const labels = tf.tensor1d([0, 32, -100, 7, 12], "int32");
+        const loss = (weight: tf.Tensor2D) => tf.valueAndGrad((x: tf.Tensor) => headCrossEntropy(x, weight, labels))(hidden);
+        const [ours, theirs] = [loss(head), loss(toFloat32(head))];
+        expectClose(numbers(ours.value), numbers(theirs.value), 0.02);
+        expectClose(numbers(ours.grad), numbers(theirs.grad), 0.01);
+      }),
+    );
+  });
+
+  test(`linearProduct() refuses to train an ${dtype} weight, and one that does not fit`, () =>
+    tf.tidy(() => {
       const weight = quantise(noise(3, 4) as tf.Tensor2D, dtype);
       assert.throws(() => tf.grads((x, w) => linearProduct(x, w as tf.Tensor2D))([noise(2, 4), weight]), /frozen; load with/);
       assert.throws(() => linearProduct(noise(2, 5), weight), /does not fit weight \[3, 4\]/);

@@ -191,7 +191,7 @@ native("NaN, infinity and misfits are errors that say what came", async () => {
   const x = noise(4, 10);
   await messageOf(
     () => multiplyQuantised(noise(4, 9), weight, { bias: noise(7) as tf.Tensor1D, residual: noise(5, 70) }),
-    /multiplyQuantised with weight \[70, 10\]: x is \[4,9\], expected \[4,10\]; bias is \[7\], expected \[70\]; residual is \[5,70\]/,
+    /product with weight \[70, 10\]: x is \[4,9\], expected \[4,10\]; bias is \[7\], expected \[70\]; residual is \[5,70\]/,
   );
   await messageOf(
     () => multiplyQuantised(x, noise(70, 10) as tf.Tensor2D),
