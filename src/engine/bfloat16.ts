@@ -31,6 +31,9 @@ type NodeBackend = {
 
 const BFLOAT16 = "bfloat16" as tf.DataType;
 
+/** Whether the backend in use has bfloat16 tensors. */
+export const hasBfloat16 = (): boolean => tf.getBackend() === "tensorflow";
+
 /** Whether a tensor holds bfloat16 numbers. */
 export const isBfloat16 = (x: tf.Tensor): boolean => (x.dtype as string) === "bfloat16";
 
@@ -130,8 +133,17 @@ export function setUnpack(plain: (x: tf.Tensor) => tf.Tensor): void {
   unpack.plain = plain;
 }
 
-/** bfloat16 -> float32, exact; any other tensor comes back as it is. Same shape. No gradient. */
+const widenings = new Map<string, (x: tf.Tensor) => tf.Tensor>();
+
+/** How a tensor of another dtype that tfjs does not know becomes float32; the file that makes such tensors sets this. */
+export function setWiden(dtype: string, toFloat: (x: tf.Tensor) => tf.Tensor): void {
+  widenings.set(dtype, toFloat);
+}
+
+/** bfloat16 -> float32, exact, and int8 and NF4 weights dequantised; any other tensor comes back as it is. Same shape. No gradient. */
 export function toFloat32<T extends tf.Tensor>(x: T): T {
+  const toFloat = widenings.get(x.dtype);
+  if (toFloat) return toFloat(x) as T;
   if (!isBfloat16(x)) return x;
   return tf.tidy(() => widen(unpack.plain(x))) as T;
 }

@@ -2,7 +2,7 @@
  * Frozen bfloat16 weights of linear layers, kept only in the order that the processor multiplies in, where it has the instructions. Outside this
  * file such a weight is a bfloat16 tensor [out, in] like any other: it is counted, cloned and disposed by tfjs, and `toFloat32` reads it.
  */
-import { bfloat16Tensor, setUnpack, toBfloat16 } from "./bfloat16";
+import { bfloat16Tensor, isBfloat16, setUnpack, toBfloat16 } from "./bfloat16";
 import { deferTensor } from "./deferred";
 import { type FilePart, kernelFromFile, tensorFromFile } from "./from-file";
 import {
@@ -17,6 +17,7 @@ import {
   type ProductWeight,
   unpackWeight,
 } from "./native";
+import { isQuantised, multiplyQuantised, multiplyQuantisedKeeping, multiplyQuantisedTransposed } from "./quantised";
 import { tf } from "./tf";
 
 /** What stands behind a packed weight's data. The transpose is made when a gradient first asks for it. */
@@ -49,8 +50,11 @@ function disguise({ packed, out, in: inner }: PackedWeight): tf.Tensor2D {
   return weight;
 }
 
-/** Whether a weight is packed. */
-export const isPacked = (weight: tf.Tensor): boolean => layouts.has(weight.dataId);
+/** Whether a weight is kept as native kernels multiply it: packed, or quantised. */
+export const isPacked = (weight: tf.Tensor): boolean => layouts.has(weight.dataId) || (isQuantised(weight) && hasNative("quantisedLinear"));
+
+/** Whether a weight can only be multiplied with, not trained: bfloat16, or quantised. */
+export const isFrozen = (weight: tf.Tensor): boolean => isBfloat16(weight) || isQuantised(weight);
 
 const asPacked = (weight: tf.Tensor, { out, in: inner }: Layout): PackedWeight => ({ packed: weight as tf.Tensor4D, out, in: inner });
 
@@ -66,12 +70,19 @@ const operand = (weight: tf.Tensor2D): ProductWeight => {
   return layout ? asPacked(weight, layout) : { plain: weight };
 };
 
-/** x · Wᵀ with what `linearNative` folds in. x: [..., in], weight: packed or not [out, in] -> y [..., out], and what went into the activation if `keep` */
+/** x · Wᵀ with what `linearNative` folds in. x: [..., in], weight: packed, quantised or plain [out, in] -> y [..., out], and what went into the activation if `keep` */
 export const multiply = (x: tf.Tensor, weight: tf.Tensor2D, options: LinearOptions = {}, keep = false): [tf.Tensor, tf.Tensor?] =>
-  keep ? linearKeeping(x, operand(weight), options) : [linearNative(x, operand(weight), options)];
+  isQuantised(weight)
+    ? keep
+      ? multiplyQuantisedKeeping(x, weight, options)
+      : [multiplyQuantised(x, weight, options)]
+    : keep
+      ? linearKeeping(x, operand(weight), options)
+      : [linearNative(x, operand(weight), options)];
 
 /** dy · W with what `linearNative` folds in, the gradient to the input. dy: [..., out] -> [..., in] */
 export function multiplyBack(dy: tf.Tensor, weight: tf.Tensor2D, options: LinearOptions = {}): tf.Tensor {
+  if (isQuantised(weight)) return multiplyQuantisedTransposed(dy, weight, options);
   const layout = layouts.get(weight.dataId);
   if (!layout) return linearNative(dy, { plain: weight, turned: true }, options);
   layout.transposed ??= keep(packTransposed(asPacked(weight, layout)));

@@ -10,7 +10,7 @@ import { tf } from "./tf";
 export const DTYPES = { float32: 1, bfloat16: 14 };
 
 /** What kernels compute with: an activation's number is its place. */
-const ACTIVATIONS = ["none", "gelu", "quick_gelu", "silu", "gelu_tanh"] as const;
+export const ACTIVATIONS = ["none", "gelu", "quick_gelu", "silu", "gelu_tanh"] as const;
 
 export type NativeDtype = keyof typeof DTYPES;
 export type NativeActivation = (typeof ACTIVATIONS)[number];
@@ -174,7 +174,8 @@ function product(x: tf.Tensor, weight: ProductWeight, options: LinearOptions, ke
   );
 }
 
-function checkLinear(
+/** Refuses arguments that do not fit a weight [out, in]. @throws RangeError naming every one */
+export function checkLinear(
   x: tf.Tensor,
   out: number,
   inner: number,

@@ -32,6 +32,10 @@ export type TensorSource = {
   read(): Uint8Array;
   /** The same bytes for a reader that comes later, after the file was closed; absent where they do not stand in the file as they are. */
   hold?(): HeldPart;
+  /** Bytes `begin` to `end` of them alone, where the file can give these without reading all. */
+  part?(begin: number, end: number): Uint8Array;
+  /** Where the file holds the tensor in 4 bits (bitsandbytes.ts): its bytes as the engine keeps them. `read()` then gives float32. */
+  nf4?(): { bytes: Uint8Array; format: "nf4" | "nf4-double" };
 };
 
 /** Whether `x` is a tensor of a weight file (a leaf of what `openTorch` returns). */

@@ -49,15 +49,8 @@ export function openSafetensors(path: string): Safetensors {
 function source(file: OpenFile, dataStart: number, { name, dtype, shape, begin, end }: Entry): TensorSource {
   const byteLength = end - begin;
   const offset = dataStart + begin;
-  return {
-    name,
-    dtype,
-    shape,
-    byteLength,
-    file: file.path,
-    read: () => file.read(offset, byteLength),
-    hold: () => file.hold(offset, byteLength),
-  };
+  const part = (from: number, to: number) => file.read(offset + from, to - from);
+  return { name, dtype, shape, byteLength, file: file.path, read: () => part(0, byteLength), part, hold: () => file.hold(offset, byteLength) };
 }
 
 function readHeader(file: OpenFile): { text: string; dataStart: number } {

@@ -5,7 +5,7 @@ import { writeFileAtomic } from "../files/atomic";
 import { readJson } from "../files/json";
 import { fromFloat32, saveSafetensors } from "../files/safetensors";
 import type { Adaptable } from "../nn/lora";
-import { type Dtype, weightValues } from "../nn/spec";
+import { type FileDtype, weightValues } from "../nn/spec";
 
 /** What a checkpoint needs besides its weights, copied as it is where the model's own folder has it. */
 const COMPANIONS = [
@@ -22,10 +22,10 @@ const COMPANIONS = [
 /**
  * Writes config.json, model.safetensors, tokenizer and preprocessor. An attached adapter is not written: merge it first (`mergeLora`).
  *
- * @param dtype of the file; bfloat16 halves it
+ * @param dtype of the file; bfloat16 halves it. Weights in int8 or NF4 are written as the numbers that they stand for.
  * @throws before anything is written when an adapter is attached
  */
-export async function saveModel(model: Adaptable, folder: string, { dtype = "float32" }: { dtype?: Dtype } = {}): Promise<void> {
+export async function saveModel(model: Adaptable, folder: string, { dtype = "float32" }: { dtype?: FileDtype } = {}): Promise<void> {
   if (
     JSON.stringify(model.params, (key, value) => (key === "lora" && value ? "attached" : value?.dataId ? 0 : value)).includes('"attached"')
   )
@@ -48,7 +48,7 @@ export async function saveModel(model: Adaptable, folder: string, { dtype = "flo
  * The folder's config.json with another dtype. Edited as text: JavaScript would write 1.0 as 1, and transformers refuses a whole number where a
  * config's field is a float.
  */
-function configText(folder: string, dtype: Dtype): string {
+function configText(folder: string, dtype: FileDtype): string {
   const text = readFileSync(join(folder, "config.json"), "utf8");
   const config = readJson(join(folder, "config.json"));
   const edited = text.replace(/("(?:torch_)?dtype"\s*:\s*)"\w+"/g, `$1"${dtype}"`);

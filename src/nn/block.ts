@@ -39,7 +39,7 @@ function collect(node: unknown, plan: Plan): void {
   if (node instanceof tf.Tensor) {
     plan.leaves.push(node);
     plan.trained ||= isVariable(node);
-    if (isPacked(node)) plan.dtype = "bfloat16";
+    if (isPacked(node) && hasNative("linear")) plan.dtype = "bfloat16";
   } else if (node && typeof node === "object") {
     for (const [key, child] of Object.entries(node)) {
       if (key !== "lora" || !child) {

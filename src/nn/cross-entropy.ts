@@ -3,9 +3,10 @@
  * Both forms give three numbers a row and keep nothing else for the gradient: log Σ exp of its logits, its label's logit, its mean logit.
  */
 import { gatherBfloat16, isBfloat16, toBfloat16, toFloat32 } from "../engine/bfloat16";
-import { plain } from "../engine/frozen";
+import { isFrozen, plain } from "../engine/frozen";
 import { hasNative, runNative } from "../engine/native";
 import { defineOp } from "../engine/op";
+import { dequantise, isQuantised } from "../engine/quantised";
 import { tf } from "../engine/tf";
 
 /** The label of a row that does not count, as PyTorch's ignore_index. */
@@ -89,7 +90,7 @@ type FromHidden = { hidden: tf.Tensor; weight: tf.Tensor2D; labels: tf.Tensor };
 /** Calls body(first class, rows of W) for slices of the vocabulary, and disposes all but what it gives. */
 function overSlices(rows: number, weight: tf.Tensor2D, body: (first: number, part: tf.Tensor2D) => void): void {
   const [V, D] = weight.shape;
-  const table = plain(weight);
+  const table = plain(tableOf(weight));
   const step = Math.max(1, Math.min(V, Math.floor(SLICE / Math.max(1, rows, D))));
   for (let first = 0; first < V; first += step) {
     const count = Math.min(step, V - first);
@@ -99,6 +100,10 @@ function overSlices(rows: number, weight: tf.Tensor2D, body: (first: number, par
     body(first, part);
   }
 }
+
+/** A weight in int8 or NF4 as the matrix that it stands for, in bfloat16 where there are kernels; any other as it is. */
+const tableOf = (weight: tf.Tensor2D): tf.Tensor2D =>
+  isQuantised(weight) ? dequantise(weight, hasNative("dequantise") ? "bfloat16" : "float32") : weight;
 
 /** Hidden states as they are multiplied: in the numbers that a bfloat16 weight has. */
 const multiplied = ({ hidden, weight }: { hidden: tf.Tensor; weight: tf.Tensor }): tf.Tensor2D =>
@@ -146,17 +151,21 @@ const headRows = defineOp<FromHidden, Ignoring>("CrossEntropyHead", {
   kernels: {
     tensorflow: (inputs, { ignored }) =>
       hasNative("crossEntropyHead")
-        ? runNative("crossEntropyHead", [inputs.hidden, inputs.weight, inputs.labels], [inputs.weight.shape[0], ignored])[0]!
+        ? runNative("crossEntropyHead", [inputs.hidden, tableOf(inputs.weight), inputs.labels], [inputs.weight.shape[0], ignored])[0]!
         : headFormula(inputs, { ignored }),
   },
   saves: { inputs: ["hidden", "weight", "labels"], output: true },
   gradient: (dy, { hidden, weight, labels, y }, { ignored }) => ({
     hidden: () =>
       hasNative("crossEntropyHeadGradient")
-        ? runNative("crossEntropyHeadGradient", [dy, hidden!, weight!, labels!, y!], [weight!.shape[0], ignored, FLOAT])[0]!
+        ? tf.tidy(
+            () =>
+              runNative("crossEntropyHeadGradient", [dy, hidden!, tableOf(weight!), labels!, y!], [weight!.shape[0], ignored, FLOAT])[0]!,
+          )
         : tf.tidy(() => headGradient(dy, { hidden, weight, labels, y }, ignored, "hidden")),
     weight: () => {
-      if (isBfloat16(weight!)) throw new Error('headCrossEntropy: a bfloat16 weight is frozen; load with { dtype: "float32" } to train it');
+      if (isFrozen(weight!))
+        throw new Error(`headCrossEntropy: a ${weight!.dtype} weight is frozen; load with { dtype: "float32" } to train it`);
       return tf.tidy(() => headGradient(dy, { hidden, weight, labels, y }, ignored, "weight"));
     },
   }),
@@ -218,8 +227,8 @@ export function crossEntropy(
 
 /**
  * `crossEntropy` of hidden · Wᵀ without the logits in memory, and without work for rows that do not count.
- * hidden: float32 [..., D] (or bfloat16, no gradient); weight: [V, D], float32, or bfloat16 frozen (then products are in bfloat16 with float32
- * sums); labels: int32 [...] -> scalar.
+ * hidden: float32 [..., D] (or bfloat16, no gradient); weight: [V, D], float32, or frozen in bfloat16, int8 or NF4 (then products are in
+ * bfloat16 with float32 sums); labels: int32 [...] -> scalar.
  *
  * @throws Error naming the first label that is out of range; RangeError naming what does not fit.
  */

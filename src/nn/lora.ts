@@ -2,8 +2,8 @@
  * LoRA as a change of parameter trees: `withLora` gives the same model with low-rank additions at the modules that a pattern names, sharing
  * every base tensor. Options, defaults, matching and scaling are PEFT's (peft/tuners/lora/config.py, peft/tuners/tuners_utils.py).
  */
-import { isBfloat16, toFloat32 } from "../engine/bfloat16";
-import { disposeFrozen, frozenWeight } from "../engine/frozen";
+import { hasBfloat16, toFloat32 } from "../engine/bfloat16";
+import { disposeFrozen, frozenWeight, isFrozen } from "../engine/frozen";
 import { tf } from "../engine/tf";
 import { nearest } from "../files/nearest";
 import { random } from "../data/random";
@@ -156,7 +156,8 @@ function replaceAt(tree: unknown, path: (string | number)[], change: (node: unkn
 }
 
 /**
- * The model with each adapter added into its weight (in the weight's dtype), so that it needs no adapter any more. Weights without an adapter are shared
+ * The model with each adapter added into its weight (in the weight's dtype; one in int8 or NF4 is widened to bfloat16, or to float32 where the
+ * backend has no bfloat16, for rounding the sum to so few bits again would lose what the adapter has learned), so that it needs no adapter any more. Weights without an adapter are shared
  * with the base model; `disposeMerged` frees only the new ones.
  */
 export function mergeLora<M extends Adaptable>(model: M): { model: M; disposeMerged(): void } {
@@ -176,7 +177,7 @@ function mergedWeight({ weight, lora }: Linear): tf.Tensor2D {
   const { A, B, scale, magnitude } = lora!;
   const sum = toFloat32(weight).add(tf.matMul(B, A).mul(scale));
   const merged = magnitude ? sum.mul(magnitude.div(rowNorms(weight, A, B, scale)).expandDims(1)) : sum;
-  return (isBfloat16(weight) ? frozenWeight(merged as tf.Tensor2D) : merged) as tf.Tensor2D;
+  return (isFrozen(weight) && hasBfloat16() ? frozenWeight(merged as tf.Tensor2D) : merged) as tf.Tensor2D;
 }
 
 function checkOptions(options: LoraOptions): Required<LoraOptions> {

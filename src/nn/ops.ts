@@ -1,8 +1,9 @@
 /** The operations that tfjs lacks or saves too much for. Each is declared once: formula, gradient, source. */
 import { gatherBfloat16, isBfloat16, matMulBfloat16, toBfloat16, toFloat32 } from "../engine/bfloat16";
-import { isPacked, multiply, multiplyBack, plain } from "../engine/frozen";
+import { isFrozen, isPacked, multiply, multiplyBack, plain } from "../engine/frozen";
 import { hasNative } from "../engine/native";
 import { defineOp } from "../engine/op";
+import { isQuantised } from "../engine/quantised";
 import { tf } from "../engine/tf";
 import { activationGradientKernel, activationKernel, normGradientKernel, normKernel } from "./kernels";
 
@@ -29,6 +30,7 @@ export const castsProducts = (): boolean => mixed.on;
 
 /** a·b with the arithmetic of the weight's dtype: bfloat16 weights multiply in bfloat16 and accumulate in float32; result float32. */
 function product(a: tf.Tensor2D, b: tf.Tensor2D, transposeA: boolean, transposeB: boolean): tf.Tensor2D {
+  if (isQuantised(b)) return product(a, toFloat32(b), transposeA, transposeB);
   if (!mixed.on && !isBfloat16(b)) return tf.matMul(a, b, transposeA, transposeB);
   return toFloat32(matMulBfloat16(toBfloat16(a), toBfloat16(plain(b)), transposeA, transposeB));
 }
@@ -57,10 +59,9 @@ const project = defineOp<Product, Record<string, never>>("Project", {
 
 /** Rows for which reading a plain bfloat16 weight once, where it stands, is the fastest way: a decoder's head. */
 const FEW = 4;
-
-/** With a bfloat16 weight, which is frozen: x is not needed for any gradient, and not kept. */
 const fits = ({ x, weight }: Product): boolean => isPacked(weight) || (x.size <= FEW * weight.shape[1] && hasNative("linearFloat"));
 
+/** With a bfloat16 or quantised weight, which is frozen: x is not needed for any gradient, and not kept. */
 const projectFrozen = defineOp<Product, Record<string, never>>("ProjectFrozen", {
   formula: linearFormula,
   kernels: {
@@ -70,20 +71,20 @@ const projectFrozen = defineOp<Product, Record<string, never>>("ProjectFrozen", 
   gradient: (dy, { weight }) => ({
     x: () => (isPacked(weight!) ? multiplyBack(dy, weight!) : gradientToInput(dy, weight!)),
     weight: () => {
-      throw new Error('project: a bfloat16 weight is frozen; load with { dtype: "float32" } to train it');
+      throw new Error(`project: a ${weight!.dtype} weight is frozen; load with { dtype: "float32" } to train it`);
     },
     bias: () => gradientToBias(dy),
   }),
 });
 
 /**
- * x·Wᵀ + b, as torch.nn.functional.linear. x: float32 [..., in], weight: [out, in] (float32, or bfloat16 frozen), bias: [out] -> float32 [..., out].
+ * x·Wᵀ + b, as torch.nn.functional.linear. x: float32 [..., in], weight: [out, in] (float32, or frozen in bfloat16, int8 or NF4), bias: [out] -> float32 [..., out].
  */
 export function linearProduct(x: tf.Tensor, weight: tf.Tensor2D, bias?: tf.Tensor1D): tf.Tensor {
   const [out, inner] = weight.shape;
   if (x.shape[x.shape.length - 1] !== inner)
     throw new RangeError(`linearProduct: x [${x.shape}] does not fit weight [${out}, ${inner}]; the last axis of x must be ${inner}`);
-  const op = isBfloat16(weight) ? projectFrozen : project;
+  const op = isFrozen(weight) ? projectFrozen : project;
   return op(bias ? { x, weight, bias } : { x, weight }, {});
 }
 

@@ -2,14 +2,20 @@
  * A checkpoint's spec: a tree shaped like the parameters, whose leaves name each tensor as the file does. The type of the parameters is
  * derived from it, the loader checks it both ways, and the saver walks it backwards.
  */
-import { bfloat16Tensor, toBfloat16, toFloat32 as widen } from "../engine/bfloat16";
+import { bfloat16Tensor, hasBfloat16, toBfloat16, toFloat32 as widen } from "../engine/bfloat16";
 import { readsFiles, tensorFromFile } from "../engine/from-file";
 import { disposeFrozen, frozenWeight, frozenWeightFromBytes, frozenWeightFromFile } from "../engine/frozen";
+import { hasNative } from "../engine/native";
+import { type QuantisedDtype, quantisedTensor, quantiseRows } from "../engine/quantised";
 import { tf } from "../engine/tf";
+import { readBitsandbytes } from "../files/bitsandbytes";
 import { type TensorSource, toFloat32 } from "../files/safetensors";
 
-/** How a loaded model keeps its frozen matrices. float32 is for parity, bfloat16 for speed and memory. */
-export type Dtype = "float32" | "bfloat16";
+/** How a loaded model keeps its frozen matrices (int8 and nf4: those of linear layers). float32 is for parity, bfloat16 for speed and memory. */
+export type Dtype = FileDtype | QuantisedDtype;
+/** Dtypes in which weights are written. */
+export type FileDtype = "float32" | "bfloat16";
+export const DTYPES: readonly Dtype[] = ["float32", "bfloat16", "int8", "nf4"];
 
 /** One tensor of a checkpoint. */
 export type WeightSpec<T extends tf.Tensor = tf.Tensor> = {
@@ -104,8 +110,9 @@ export function loadWeights<S>(
 ): Params<S> {
   const { dtype = "float32", ignore, where } = options;
   const wanted = leaves(spec).map((leaf) => leaf.spec);
-  checkFit(wanted, tensors, ignore, where);
-  return mapLeaves(spec, (leaf) => readWeight(leaf, tensors.get(leaf.name)!, dtype)) as Params<S>;
+  const whole = readBitsandbytes(tensors);
+  checkFit(wanted, whole, ignore, where);
+  return mapLeaves(spec, (leaf) => readWeight(leaf, whole.get(leaf.name)!, dtype)) as Params<S>;
 }
 
 function checkFit(wanted: WeightSpec[], tensors: Map<string, TensorSource>, ignore: RegExp | undefined, where: string): void {
@@ -147,6 +154,10 @@ function deferWeight(leaf: WeightSpec, source: TensorSource, shape: number[], fr
 /** One tensor into the engine at once: tfjs would hold its numbers on the JavaScript side until their first use, and a whole model of them. */
 function readWeight(leaf: WeightSpec, source: TensorSource, dtype: Dtype): tf.Tensor {
   const shape = leaf.view ?? leaf.shape;
+  if (dtype === "int8" || dtype === "nf4") {
+    if (leaf.product && !leaf.view) return tf.keep(readQuantised(source, shape as [number, number], dtype));
+    return readWeight(leaf, source, hasBfloat16() ? "bfloat16" : "float32");
+  }
   const frozen = leaf.matrix && dtype === "bfloat16";
   const later = deferWeight(leaf, source, shape, frozen);
   if (later) return tf.keep(later);
@@ -156,6 +167,23 @@ function readWeight(leaf: WeightSpec, source: TensorSource, dtype: Dtype): tf.Te
     const x = tf.tensor1d(toFloat32(source), "float32").reshape(shape);
     if (!frozen) return tf.keep(x);
     return tf.keep(leaf.product ? frozenWeight(x as tf.Tensor2D) : toBfloat16(x));
+  });
+}
+
+/** The weight of a linear layer in int8 or NF4, read in slices: no float32 copy of all of it is made. */
+function readQuantised(source: TensorSource, shape: [number, number], dtype: QuantisedDtype): tf.Tensor2D {
+  const stored = dtype === "nf4" ? source.nf4?.() : undefined;
+  if (stored) return quantisedTensor(stored.bytes, stored.format, shape);
+  const rowBytes = source.byteLength / Math.max(1, shape[0]);
+  let all: Uint8Array | undefined;
+  const bytesOf = (first: number, count: number): Uint8Array => {
+    const [begin, end] = [first * rowBytes, (first + count) * rowBytes];
+    return source.part ? source.part(begin, end) : (all ??= source.read()).slice(begin, end);
+  };
+  return quantiseRows(shape, dtype, (first, count) => {
+    const bytes = bytesOf(first, count);
+    if (source.dtype === "BF16" && hasNative("quantise")) return bfloat16Tensor(bytes, [count, shape[1]]);
+    return toFloat32({ ...source, read: () => bytes });
   });
 }
 
