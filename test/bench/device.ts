@@ -25,7 +25,7 @@ export async function checkGpu(ask: () => Promise<Ours>, python: string | undefi
     const peer = await answer<{ found: boolean; torch: string }>(`--peer ${python}`, python, ["-c", LOOK], { signal });
     if (!peer.found)
       misfits.push(
-        `the peer's torch ${peer.torch} finds no CUDA device (torch.cuda.is_available() is False); it needs a CUDA build of torch`,
+        `the peer's torch ${peer.torch} finds no CUDA device (torch.cuda.is_available() is False); it needs an NVIDIA GPU, its driver, and a CUDA build of torch`,
       );
   }
   if (misfits.length)
