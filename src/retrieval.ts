@@ -1,6 +1,6 @@
 /** What unit vectors are for: zero-shot classes, retrieval with its metrics, nearest neighbours. Results are Arquero tables. */
 import * as aq from "arquero";
-import { embedImages, embedTexts, type EmbedOptions, type Embeddings } from "./embed";
+import { embedImages, embedTexts, type EmbedImagesOptions, type Embeddings } from "./embed";
 import { tf } from "./engine/tf";
 import type { PictureSource } from "./image/picture";
 import type { Clip } from "./models/index";
@@ -31,14 +31,14 @@ export const DEFAULT_TEMPLATE = "a photo of a {}";
  * prompts' unit vectors, as in the paper.
  *
  * @returns a table of picture (index), label, score; the labels of each picture in falling order of score; scores of one picture sum to 1.
- * Fewer pictures than asked for when `signal` came
+ * Fewer pictures than asked for when `signal` came, or `onError: "skip"` left some out
  * @throws when a template holds no "{}"
  */
 export async function zeroShot(
   model: Clip,
   pictures: PictureSource[],
   labels: string[],
-  { templates = [DEFAULT_TEMPLATE], ...options }: EmbedOptions & { templates?: string[] } = {},
+  { templates = [DEFAULT_TEMPLATE], ...options }: EmbedImagesOptions & { templates?: string[] } = {},
 ): Promise<Table> {
   const odd = templates.filter((t) => !t.includes("{}"));
   if (templates.length === 0 || odd.length)
@@ -55,8 +55,8 @@ export async function zeroShot(
     const classes = matrix(prompts).reshape([labels.length, templates.length, prompts.width]).mean(1) as tf.Tensor2D;
     return tf.softmax(model.logits(matrix(images), classes)).dataSync() as Float32Array;
   });
-  const predictions = Array.from({ length: images.count }, (_, picture) =>
-    labels.map((label, i) => ({ picture, label, score: scores[picture * labels.length + i] })).sort((a, b) => b.score - a.score),
+  const predictions = images.indices.map((picture, row) =>
+    labels.map((label, i) => ({ picture, label, score: scores[row * labels.length + i] })).sort((a, b) => b.score - a.score),
   );
   return aq.from(predictions.flat());
 }

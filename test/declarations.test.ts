@@ -151,6 +151,11 @@ export async function cells() {
   const pattern: tf.Tensor = seen.get("text.blocks.0.attn.pattern");
   edit("z", (z) => tf.zerosLike(z)).check();
   const images = await embedImages(clip, await Promise.all(rows.map((row) => row.image())), { batchSize: 8 });
+  const { indices, failures } = await embedImages(clip, ["cat.png"], { onError: "skip", workers: 2 });
+  const [place, reason]: [number, string] = [indices[0], failures[0].error.message];
+  console.log(place, reason);
+  // @ts-expect-error no such way
+  await embedImages(clip, ["cat.png"], { onError: "ignore" });
   const texts = await embedTexts(clip, rows.map((row) => row.caption), { signal: interruptSignal() });
   const shares: unknown[] = retrieval(images, texts).objects();
   neighbours(texts, images, 3).print();

@@ -4,7 +4,7 @@ import { before, test } from "node:test";
 import { random } from "vitrine/data/random";
 import { embedImages, embedTexts, pixelBatch, tokenBatch } from "vitrine/embed";
 import { setProgressRenderer } from "vitrine/engine/progress";
-import type { Picture } from "vitrine/image/picture";
+import type { Picture, PictureSource } from "vitrine/image/picture";
 import type { Clip } from "vitrine/models";
 import { loadClip, ORACLE } from "./support/clip";
 import { expectClose, keepsTensorCount, messageOf } from "./support/close";
@@ -97,7 +97,77 @@ test("an interrupt keeps what is done, whole batches in order, and closes the it
 });
 
 test("embedImages() of nothing is nothing", async () => {
-  assert.deepEqual(await embedImages(clip, []), { values: new Float32Array(0), count: 0, width: 24 });
+  assert.deepEqual(await embedImages(clip, []), { values: new Float32Array(0), count: 0, width: 24, indices: [], failures: [] });
+});
+
+test("embedImages() with threads gives bit for bit what it gives without", async () => {
+  const path = join(ORACLE, "images", "photo.jpg");
+  const list = Array.from({ length: 90 }, (_, i) => (i % 3 ? pictures[i % 7] : path));
+  const alone = await embedImages(clip, list, { batchSize: 16, workers: 0 });
+  for (const workers of [1, 2]) {
+    const { values, count, indices } = await embedImages(clip, list, { batchSize: 16, workers });
+    assert.equal(count, 90);
+    assert.deepEqual(indices, Array.from(list.keys()));
+    assert.deepEqual(values, alone.values);
+  }
+});
+
+test("embedImages() with onError: skip leaves out what cannot be read and lists it; the other rows are what they were", async () => {
+  const list: PictureSource[] = Array.from({ length: 50 }, (_, i) => pictures[i % 7]);
+  const whole = await embedImages(clip, list, { batchSize: 8 });
+  const bad = [2, 16, 17, 18, 19, 20, 21, 22, 23, 49]; // a whole batch of eight among them
+  for (const i of bad) list[i] = `no/such/${i}.jpg`;
+  const some = await embedImages(clip, list, { batchSize: 8, onError: "skip" });
+  assert.deepEqual(
+    some.failures.map(({ index, source, error }) => [index, source, error.message.split(":")[0]]),
+    bad.map((i) => [i, `no/such/${i}.jpg`, `no/such/${i}.jpg`]),
+  );
+  assert.equal(some.count, 40);
+  assert.deepEqual(
+    some.indices,
+    Array.from(list.keys()).filter((i) => !bad.includes(i)),
+  );
+  some.indices.forEach((index, i) => expectClose(row(some, i), row(whole, index), 1e-6));
+  const none = await embedImages(clip, ["no/such.jpg"], { onError: "skip" });
+  assert.deepEqual([none.count, none.values.length, none.failures.length], [0, 0, 1]);
+});
+
+test("embedImages() names every picture of the batch that cannot be read, and says what to do", async () => {
+  const list = [pictures[0], "no/one.jpg", pictures[1], new Uint8Array(3)];
+  const text = await messageOf(
+    () => embedImages(clip, list),
+    "2 pictures cannot be read",
+    "[1] no/one.jpg: no such file",
+    "[3] picture of 3 bytes",
+  );
+  assert.match(text, /onError: "skip"/);
+  const error = (await embedImages(clip, list).catch((cause) => cause)) as { failures: { index: number }[] };
+  assert.deepEqual(
+    error.failures.map(({ index }) => index),
+    [1, 3],
+  );
+  await messageOf(() => embedImages(clip, list, { onError: "ignore" as "skip" }), 'onError is "ignore", expected "throw" or "skip"');
+  await messageOf(() => embedImages(clip, list, { workers: -1 }), "workers is -1, expected a whole number of at least 0");
+});
+
+test("embedImages() stopped by its signal keeps whole batches, in order, within a second", async () => {
+  const stop = new AbortController();
+  let aborted = 0;
+  const endless = (function* () {
+    for (let i = 0; ; i++) yield pictures[i % 7];
+  })();
+  setTimeout(() => {
+    aborted = performance.now();
+    stop.abort();
+  }, 300);
+  const some = await embedImages(clip, endless, { batchSize: 7, signal: stop.signal });
+  assert.ok(performance.now() - aborted < 1000);
+  assert.ok(some.count > 0 && some.count % 7 === 0);
+  assert.deepEqual(
+    some.indices,
+    Array.from({ length: some.count }, (_, i) => i),
+  );
+  expectClose(row(some, some.count - 1), row(some, 6), 1e-6);
 });
 
 test("embed functions refuse a single text or picture in place of a list, a bad batch size, and name a picture that cannot be read", async () => {

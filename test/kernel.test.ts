@@ -117,6 +117,25 @@ second`,
     assert.equal(textOf(run), "0");
   });
 
+  test("embedImages() reads pictures in threads from a cell; an interrupt ends it within a second and keeps the vectors made", async () => {
+    const photo = join(ROOT, "test", "oracle", "images", "photo.jpg");
+    ok(
+      await kernel.run(
+        `import { load } from "vitrine/models";
+import { embedImages } from "vitrine/embed";
+const small = await load(${JSON.stringify(join(ROOT, "test", "oracle", "clip", "model"))});
+const photos = (n: number) => Array.from({ length: n }, (_, i) => (i === 50 ? "no/such.jpg" : ${JSON.stringify(photo)}));
+const whole = await embedImages(small, photos(100), { batchSize: 16, onError: "skip" });`,
+      ),
+    );
+    assert.equal(textOf(ok(await kernel.run("[whole.count, whole.failures[0].index].join(' ')"))), "99 50");
+    const run = ok(
+      await kernel.run(`const part = await embedImages(small, photos(1e6), { batchSize: 16, onError: "skip" });`, { interrupt: 2 }),
+    );
+    assert.ok(run.seconds < 4, `ended ${(run.seconds - 2).toFixed(2)} s after the interrupt`);
+    assert.equal(textOf(ok(await kernel.run("part.count > 0 && part.count < 1e6"))), "true");
+  });
+
   test("interrupt: a cell that does not watch fails at once, and earlier variables stay", async () => {
     ok(await kernel.run("const earlier = 7;"));
     const waiting = await kernel.run("const lost = 1; await new Promise(() => {});", { interrupt: 1 });

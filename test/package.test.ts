@@ -96,18 +96,20 @@ test("a plain Node script there loads emoji-clip and encodes a text", async () =
   writeFileSync(
     script,
     `const { load } = require("vitrine/models");
-     const { embedTexts } = require("vitrine/embed");
+     const { embedImages, embedTexts } = require("vitrine/embed");
      const { engine } = require("vitrine/engine");
      (async () => {
        const clip = await load("emoji-clip");
        const { values, count, width } = await embedTexts(clip, ["red heart", "cat face"]);
+       const grey = { width: 6, height: 4, data: new Uint8Array(72).fill(128) };
+       const { count: pictures } = await embedImages(clip, Array(40).fill(grey)); // more than one thread prepares itself
        const length = Math.hypot(...values.subarray(0, width));
-       console.log(JSON.stringify({ count, width, length, folder: clip.folder, ...(await engine()) }));
+       console.log(JSON.stringify({ count, pictures, width, length, folder: clip.folder, ...(await engine()) }));
      })();`,
   );
   const { stdout } = await run(process.execPath, [script], { cwd: elsewhere });
-  const { count, width, length, folder, backend, why } = JSON.parse(stdout.trim().split("\n").pop()!);
-  assert.deepEqual([count, width > 0, Math.abs(length - 1) < 1e-5], [2, true, true]);
+  const { count, pictures, width, length, folder, backend, why } = JSON.parse(stdout.trim().split("\n").pop()!);
+  assert.deepEqual([count, pictures, width > 0, Math.abs(length - 1) < 1e-5], [2, 40, true, true]);
   assert.ok(folder.startsWith(installed), `${folder} is not in the package`);
   if (backend !== "tensorflow")
     assert.match(why, /passed over tensorflow \(.+`vitrine doctor` tells how to get the better one/, "no silent fall-back");

@@ -160,3 +160,10 @@ test("zeroShot() that is interrupted ends normally with what was done", async ()
   const some = await zeroShot(watched, pictures, ["cat", "dog"], { signal: later.signal, batchSize: 2 });
   assert.equal(some.numRows(), 4, "the first batch's two pictures, two labels each");
 });
+
+test("zeroShot() with onError: skip keeps the numbers of the pictures that it could read", async () => {
+  const table = await zeroShot(clip, [pictures[0], "no/such.jpg", pictures[1]], ["cat", "dog"], { onError: "skip" });
+  const whole = await zeroShot(clip, pictures.slice(0, 2), ["cat", "dog"]);
+  assert.deepEqual(table.array("picture"), [0, 0, 2, 2]);
+  assert.deepEqual(table.array("score"), whole.array("score"));
+});

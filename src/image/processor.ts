@@ -9,8 +9,10 @@ export type ImageProcessor = {
   /** Of each colour channel, for values from 0 to 1. */
   mean: number[];
   std: number[];
-  /** Normalised values [height, width, 3], row by row. */
-  process(picture: Picture): Float32Array;
+  /** What it was made from: plain data, from which another thread makes the same processor. Absent: it works in this thread only. */
+  config?: ProcessorConfig;
+  /** Normalised values [height, width, 3], row by row, in `out` where one is given. */
+  process(picture: Picture, out?: Float32Array): Float32Array;
   /** What the model sees, before normalising. */
   crop(picture: Picture): Picture;
 };
@@ -30,9 +32,10 @@ export function imageProcessor(config: ProcessorConfig): ImageProcessor {
   const { size, mean, std } = config;
   const table = valueTable(config);
   const crop = (picture: Picture): Picture => cropCentre(picture, config);
-  const process = (picture: Picture): Float32Array => {
+  const process = (picture: Picture, out = new Float32Array(size.height * size.width * 3)): Float32Array => {
     const { data } = crop(picture);
-    const out = new Float32Array(data.length);
+    if (out.length !== data.length)
+      throw new RangeError(`process: out holds ${out.length} numbers, expected ${size.height} x ${size.width} x 3 = ${data.length}`);
     for (let i = 0; i < data.length; i += 3) {
       out[i] = table[data[i]];
       out[i + 1] = table[256 + data[i + 1]];
@@ -40,7 +43,7 @@ export function imageProcessor(config: ProcessorConfig): ImageProcessor {
     }
     return out;
   };
-  return { size, mean, std, process, crop };
+  return { size, mean, std, config, process, crop };
 }
 
 /** The normalised value of each byte in each channel [3, 256], rounded to float32 where numpy rounds. */

@@ -7,7 +7,10 @@ import { writeFileAtomic } from "vitrine/files/atomic";
 import { readJson } from "vitrine/files/json";
 import { clipConfig } from "vitrine/models/clip";
 import { answer } from "./child";
+import { checkGpu } from "./device";
+import { makeFiles } from "./files";
 import { better, type Limits } from "./limits";
+import { isOnnxWorkload, type OnnxPeer, openOnnx, runOnnx } from "./onnx-side";
 import { type BenchDtype, type Options, parseOptions } from "./options";
 import { makeCheckpoints, PEER, peerVersions } from "./peer-side";
 import { profileTable } from "./profile";
@@ -19,9 +22,18 @@ type Context = { options: Options; signal: AbortSignal };
 
 const say = (line: string): void => void process.stderr.write(`${line}\n`);
 
+/** Hides GPUs from TensorFlow, so that both sides compute on the processor also where its CUDA build is installed. */
+const NO_GPU = { CUDA_VISIBLE_DEVICES: "" };
+
 /** Our side as a child: the same Node, this folder's script. */
 function ours<T>({ options, signal }: Context, what: string, script: string, args: string[]): Promise<T> {
-  const env = { VITRINE_THREADS: String(options.threads), VITRINE_BACKEND: process.env.VITRINE_BACKEND ?? "tensorflow" };
+  const { threads, device } = options;
+  const env = {
+    VITRINE_THREADS: String(threads),
+    VITRINE_DEVICE: device,
+    ...(device === "cpu" ? NO_GPU : {}),
+    VITRINE_BACKEND: process.env.VITRINE_BACKEND ?? "tensorflow",
+  };
   return answer<T>(what, process.execPath, ["--import", "tsx", join(__dirname, script), ...args], { env, signal });
 }
 
@@ -36,6 +48,9 @@ const runOurs = (context: Context, workload: Workload, dtype: BenchDtype): Promi
   ]);
 };
 
+/** What torch calls them. */
+const TORCH_DEVICES = { cpu: "cpu", gpu: "cuda" };
+
 const runPeer = ({ options, signal }: Context, workload: Workload, dtype: BenchDtype): Promise<Result> => {
   const args = [
     PEER,
@@ -48,6 +63,8 @@ const runPeer = ({ options, signal }: Context, workload: Workload, dtype: BenchD
     String(options.reps),
     "--threads",
     String(options.threads),
+    "--device",
+    TORCH_DEVICES[options.device],
   ];
   return answer(`peer, ${workload} ${dtype}`, options.peer!, args, { signal });
 };
@@ -55,13 +72,15 @@ const runPeer = ({ options, signal }: Context, workload: Workload, dtype: BenchD
 async function findMachine(context: Context, versions: Record<string, string>): Promise<Machine> {
   const { options, signal } = context;
   say("measuring the machine's limits");
-  const peer = await answer<Limits>("limits.py", options.peer!, [join(__dirname, "limits.py"), String(options.threads)], { signal });
+  const args = [join(__dirname, "limits.py"), String(options.threads), TORCH_DEVICES[options.device]];
+  const peer = await answer<Limits>("limits.py", options.peer!, args, { signal });
   const limits = better(peer, await ours<Limits>(context, "limits.ts", "limits.ts", []));
   return {
     processor: cpus()[0]?.model.trim() || process.arch,
     instructions: instructions(),
     cores: availableParallelism(),
     threads: options.threads,
+    device: options.device,
     memoryGb: Math.round(totalmem() / 2 ** 30),
     limits,
     versions: { node: process.versions.node, ...versions },
@@ -86,27 +105,35 @@ function shareOf(checkpoints: string, workload: Workload, dtype: BenchDtype, lim
   return (seconds) => work / seconds / limits[dtype];
 }
 
-/** The rounds of one row: peer, ours, peer, ours, so that a change of the machine's load meets both. */
-async function measureRow(context: Context, workload: Workload, dtype: BenchDtype): Promise<Round[]> {
+/** The rounds of one row: peer, ours (and onnxruntime-node), peer, ours, so that a change of the machine's load meets both. */
+async function measureRow(context: Context, workload: Workload, dtype: BenchDtype, onnx?: OnnxPeer): Promise<Round[]> {
   const rounds: Round[] = [];
-  const { rounds: count } = context.options;
+  const { rounds: count, reps, threads } = context.options;
   const told = (side: string, { rate, unit, peak_rss_mb }: Result) => `${side} ${rate.toPrecision(3)} ${unit}, ${peak_rss_mb} MB`;
   for (let i = 1; i <= count; i++) {
     const peer = await runPeer(context, workload, dtype);
     const mine = await runOurs(context, workload, dtype);
-    rounds.push({ peer, ours: mine });
-    say(`${workload} ${dtype}, round ${i} of ${count}: ${told("peer", peer)}; ${told("ours", mine)}`);
+    const second =
+      onnx && dtype === "float32" && isOnnxWorkload(workload) ? await runOnnx(onnx, workload, reps, threads, context.signal) : undefined;
+    rounds.push({ peer, ours: mine, onnx: second });
+    const sides = [told("peer", peer), told("ours", mine), ...(second ? [told("onnxruntime-node", second)] : [])];
+    say(`${workload} ${dtype}, round ${i} of ${count}: ${sides.join("; ")}`);
   }
   return rounds;
 }
 
 async function compare(context: Context, versions: Record<string, string>): Promise<void> {
-  const { options } = context;
-  const machine = await findMachine(context, versions);
+  const { options, signal } = context;
+  const onnx = options.onnx ? await openOnnx(options.onnx, options.checkpoints, options.peer!, signal, say) : undefined;
+  const machine = await findMachine(context, onnx ? { ...versions, "onnxruntime-node": onnx.version } : versions);
   const rows: Row[] = [];
   for (const workload of options.workloads)
-    for (const dtype of options.dtypes)
-      rows.push(toRow(await measureRow(context, workload, dtype), shareOf(options.checkpoints, workload, dtype, machine.limits)));
+    for (const dtype of options.dtypes) {
+      const rounds = await measureRow(context, workload, dtype, onnx);
+      const share = shareOf(options.checkpoints, workload, dtype, machine.limits);
+      rows.push(toRow(rounds, share));
+      if (rounds[0].onnx) rows.push(toRow(rounds, share, "onnx"));
+    }
   console.log(`\n${machineLines(machine)}\n\n${table(cells(rows))}`);
   if (options.json) await writeFileAtomic(options.json, reportJson(machine, rows));
 }
@@ -123,12 +150,19 @@ async function profile(context: Context): Promise<void> {
 
 async function main(args: string[], signal: AbortSignal): Promise<void> {
   const parsed = parseOptions(args);
-  const options = { ...parsed, checkpoints: resolve(parsed.checkpoints), json: parsed.json && resolve(parsed.json) };
+  const options = {
+    ...parsed,
+    checkpoints: resolve(parsed.checkpoints),
+    json: parsed.json && resolve(parsed.json),
+    onnx: parsed.onnx && resolve(parsed.onnx),
+  };
   // Half an hour of measuring must not end in a file that cannot be written.
   if (options.json && !existsSync(dirname(options.json)))
     throw new Error(`--json ${options.json}: its folder does not exist; create it first`);
   const versions = options.peer ? await peerVersions(options.peer, signal) : {};
+  if (options.device === "gpu") await checkGpu(() => ours({ options, signal }, "device.ts", "device.ts", []), options.peer, signal);
   await makeCheckpoints(options.checkpoints, options.peer, signal, say);
+  if (options.workloads.includes("embed-files")) await makeFiles(options.checkpoints, signal, say);
   await (options.profile ? profile({ options, signal }) : compare({ options, signal }, versions));
 }
 

@@ -1,6 +1,7 @@
 /** The command line of the bench. */
 import { availableParallelism } from "node:os";
-import { Command, InvalidArgumentError } from "commander";
+import { Command, Option, InvalidArgumentError } from "commander";
+import { DEVICES, type Device } from "./device";
 import { WORKLOADS, type Workload } from "./work";
 
 export const DTYPES = ["float32", "bfloat16"] as const;
@@ -17,10 +18,19 @@ export type Options = {
   /** Processes of each side and row. */
   rounds: number;
   threads: number;
+  /** Where both sides compute. */
+  device: Device;
+  /** The folder of the second peer: onnxruntime-node in its node_modules, and the .onnx files. */
+  onnx?: string;
   json?: string;
-  /** Time ours by TensorFlow op instead of comparing. */
+  /** Time ours by kernel instead of comparing. */
   profile: boolean;
 };
+
+const ONNX_HELP = `
+--onnx FOLDER: first  npm install --ignore-scripts --prefix FOLDER onnxruntime-node
+  The bench writes FOLDER/clip-image.onnx and clip-text.onnx with the peer's Python if that has the package onnx; else make them with
+  any Python that has torch, transformers and onnx:  PYTHON test/bench/export_onnx.py CHECKPOINTS/clip-vit-base-patch32 FOLDER`;
 
 /** @throws CommanderError (with its text already printed) for an argument that is unknown, missing or impossible, and for --help */
 export function parseOptions(args: string[], print?: { out(text: string): void; err(text: string): void }): Options {
@@ -33,8 +43,15 @@ export function parseOptions(args: string[], print?: { out(text: string): void; 
     .option("--reps <n>", "timed repetitions in each process", wholeNumber(1), 6)
     .option("--rounds <n>", "processes of each side and row, at least 2", wholeNumber(2), 2)
     .option("--threads <n>", "threads of both sides (default: the number of cores)", wholeNumber(1))
+    .addOption(
+      new Option("--device <name>", "where both sides compute (gpu: CUDA; memory is still that of the host)")
+        .choices(DEVICES)
+        .default("cpu"),
+    )
+    .option("--onnx <folder>", "compare with onnxruntime-node too, found in FOLDER/node_modules (float32, clip-image and clip-text)")
     .option("--json <file>", "write the rows there too")
-    .option("--profile", "time ours by TensorFlow op, without the peer", false)
+    .option("--profile", "time ours by kernel and TensorFlow op, without the peer", false)
+    .addHelpText("after", ONNX_HELP)
     .allowExcessArguments(false)
     .configureOutput(print ? { writeOut: print.out, writeErr: print.err } : {})
     .exitOverride();
@@ -42,6 +59,8 @@ export function parseOptions(args: string[], print?: { out(text: string): void; 
   const options = command.opts<Options>();
   if (!options.peer && !options.profile)
     command.error("error: --peer is missing: the Python that the comparison is with (or --profile to time ours alone)");
+  if (options.onnx && options.profile) command.error("error: --onnx is a comparison; it does not go with --profile");
+  if (options.onnx && options.device === "gpu") command.error("error: --onnx compares on the CPU; it does not go with --device gpu");
   if (options.json && options.profile) command.error("error: --json holds comparisons; it does not go with --profile");
   return { ...options, threads: options.threads ?? availableParallelism() };
 }

@@ -4,14 +4,19 @@
  * Prints one line of JSON, as peer.py does. The same sizes, inputs of the same kind, the same warm-ups.
  */
 import { join } from "node:path";
+import { embedImages } from "vitrine/embed";
 import { engine, tf } from "vitrine/engine";
+import { setProgressRenderer } from "vitrine/engine/progress";
+import { loadImageProcessor } from "vitrine/image/processor";
+import type { Clip } from "vitrine/models";
 import { type ClipWeights, loadClipWeights } from "vitrine/models/clip-load";
 import { withLora } from "vitrine/nn/lora";
 import { train } from "vitrine/train/loop";
+import { filePaths } from "./files";
 import type { BenchDtype } from "./options";
 import { type Profile, startProfile } from "./profile";
 import { median, type Result } from "./report";
-import { CHECKPOINT, PAIRS, PICTURES, TEXTS, TOKENS, type Workload } from "./work";
+import { CHECKPOINT, FILES, PAIRS, PICTURES, TEXTS, TOKENS, type Workload } from "./work";
 
 type Batch = { pixels: tf.Tensor4D; ids: tf.Tensor2D; mask: tf.Tensor2D };
 type Step = () => void | Promise<void>;
@@ -43,6 +48,12 @@ const prepare: Record<Workload, (folder: string, dtype: BenchDtype, steps: numbe
     const rows = train({ variables: adapter.variables, batches: samePairs(), loss, steps, learningRate: 1e-4, maxGradNorm: Infinity });
     return { step: async () => void (await rows.next()), items: 1, unit: "steps/s" };
   },
+  async "embed-files"(folder, dtype) {
+    const weights = await loadClipWeights(folder, dtype);
+    const model = { ...weights, imageProcessor: loadImageProcessor(folder) } as Pick<Clip, "imageProcessor"> & ClipWeights as Clip;
+    const paths = filePaths(join(folder, ".."));
+    return { step: async () => void (await embedImages(model, paths, { batchSize: PICTURES })), items: FILES, unit: "images/s", warmup: 1 };
+  },
   async load(folder, dtype) {
     const step = async () => {
       const model: ClipWeights = await loadClipWeights(folder, dtype);
@@ -64,6 +75,7 @@ function* samePairs(): Generator<Batch> {
 
 /** Measures one workload. */
 async function measure(folder: string, workload: Workload, dtype: BenchDtype, repetitions: number, profiled: boolean): Promise<Result> {
+  setProgressRenderer(() => {});
   await engine();
   const { step, items, unit, warmup = 2 } = await prepare[workload](join(folder, CHECKPOINT), dtype, 2 + repetitions);
   const profile = profiled ? startProfile() : undefined;

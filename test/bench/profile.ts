@@ -1,16 +1,18 @@
-/** Where the time of our side goes, by TensorFlow op: every call into the binding is timed. */
+/** Where the time of our side goes, by native kernel and TensorFlow op: every call into the binding is timed. */
 import { tf } from "vitrine/engine";
 
-type Handle = { shape: number[] };
+type Handle = { shape: number[]; dtype: number };
 type Attribute = { name: string; value: unknown };
 type Binding = {
   executeOp(name: string, attributes: Attribute[], inputs: number[], outputs: number): Handle[];
+  /** Only with our binding: kernels of src/native. */
+  runKernel?(name: string, inputs: number[], numbers: number[]): Handle[];
   createTensor(...args: unknown[]): number;
   tensorDataSync(id: number): unknown;
 };
 
 export type ProfileLine = {
-  /** The op and its number format, e.g. "MatMul bfloat16". */
+  /** The op and its number format, e.g. "MatMul bfloat16"; a kernel of ours with what it gives, e.g. "native layerNorm bfloat16". */
   op: string;
   calls: number;
   seconds: number;
@@ -45,6 +47,14 @@ export function startProfile(): { reset(): void; lines(): ProfileLine[] } {
       note(opName(name, attributes), `[${handles[0]?.shape ?? ""}]`, started);
       return handles;
     },
+    ...(binding.runKernel && {
+      runKernel(name: string, inputs: number[], numbers: number[]) {
+        const started = performance.now();
+        const handles = binding.runKernel!(name, inputs, numbers);
+        note(`native ${name} ${FORMATS[handles[0]?.dtype] ?? ""}`.trim(), `[${handles[0]?.shape ?? ""}]`, started);
+        return handles;
+      },
+    }),
     createTensor(shape: number[], ...rest: unknown[]) {
       const started = performance.now();
       const id = binding.createTensor(shape, ...rest);

@@ -1,4 +1,5 @@
 /** From measurements to rows, a table and the JSON file. Pure functions. */
+import type { Device } from "./device";
 import type { Limits } from "./limits";
 import type { BenchDtype } from "./options";
 import type { Profile } from "./profile";
@@ -15,12 +16,18 @@ export type Result = {
   profile?: Profile;
 };
 
-/** Both sides of one round, measured one after the other. */
-export type Round = { peer: Result; ours: Result };
+/** Both sides of one round, measured one after the other, and the second peer where it takes part. */
+export type Round = { peer: Result; ours: Result; onnx?: Result };
+
+/** What ours is compared with. */
+const AGAINST = { peer: "PyTorch", onnx: "onnxruntime-node" } as const;
+type Other = keyof typeof AGAINST;
 
 export type Row = {
   workload: Workload;
   dtype: BenchDtype;
+  /** Whose rate and memory `peer` is. */
+  against: (typeof AGAINST)[Other];
   /** Rates: items a second, from the median over all repetitions of all rounds. */
   ours: number;
   peer: number;
@@ -46,19 +53,26 @@ export function median(values: readonly number[]): number {
 }
 
 /** The rounds of one workload and dtype as a row. `shareOf`: seconds of one repetition -> share of the machine's limit. */
-export function toRow(rounds: readonly Round[], shareOf: (seconds: number) => number): Row {
+export function toRow(rounds: readonly Round[], shareOf: (seconds: number) => number, other: Other = "peer"): Row {
   const { workload, dtype, unit } = rounds[0].ours;
-  const side = (name: "ours" | "peer") => {
-    const seconds = median(rounds.flatMap((round) => round[name].seconds));
+  const side = (name: "ours" | Other) => {
+    const all = rounds.map((round) => round[name] as Result);
+    const seconds = median(all.flatMap((result) => result.seconds));
     // rate x median seconds is the number of items in a repetition, which the side itself counted.
-    const items = Math.round(rounds[0][name].rate * median(rounds[0][name].seconds));
-    return { seconds, rate: items / seconds, rss: Math.max(...rounds.map((round) => round[name].peak_rss_mb)) };
+    const items = Math.round(all[0].rate * median(all[0].seconds));
+    return {
+      seconds,
+      rate: items / seconds,
+      rss: Math.max(...all.map((result) => result.peak_rss_mb)),
+      medians: all.map((r) => median(r.seconds)),
+    };
   };
-  const [ours, peer] = [side("ours"), side("peer")];
-  const ratios = rounds.map((round) => median(round.peer.seconds) / median(round.ours.seconds));
+  const [ours, peer] = [side("ours"), side(other)];
+  const ratios = peer.medians.map((seconds, i) => seconds / ours.medians[i]);
   return {
     workload,
     dtype,
+    against: AGAINST[other],
     ours: ours.rate,
     peer: peer.rate,
     unit,
@@ -71,7 +85,7 @@ export function toRow(rounds: readonly Round[], shareOf: (seconds: number) => nu
   };
 }
 
-const HEADER = ["workload", "dtype", "ours", "peer", "unit", "speedup (range)", "ours MB", "peer MB", "memory", "of the limit"];
+const HEADER = ["workload", "dtype", "against", "ours", "peer", "unit", "speedup (range)", "ours MB", "peer MB", "memory", "of the limit"];
 
 /** The rows as cells, the header first. */
 export function cells(rows: readonly Row[]): string[][] {
@@ -81,6 +95,7 @@ export function cells(rows: readonly Row[]): string[][] {
     ...rows.map((r) => [
       r.workload,
       r.dtype,
+      r.against,
       rate(r.ours),
       rate(r.peer),
       r.unit,
@@ -103,16 +118,17 @@ export type Machine = {
   cores: number;
   /** Of each side. */
   threads: number;
+  device: Device;
   memoryGb: number;
   limits: Limits;
   versions: Record<string, string>;
 };
 
 /** Two lines that stand above every table: a ratio means nothing without its processor. */
-export function machineLines({ processor, instructions, cores, threads, memoryGb, limits, versions }: Machine): string {
+export function machineLines({ processor, instructions, cores, threads, device, memoryGb, limits, versions }: Machine): string {
   const gflops = (x: number) => `${Math.round(x / 1e9)} GFLOP/s`;
   return [
-    `${processor}${instructions.length ? ` (${instructions.join(", ")})` : ""}, ${cores} cores, ${threads} threads each side, ${memoryGb} GB;  ${Object.entries(
+    `${processor}${instructions.length ? ` (${instructions.join(", ")})` : ""}, ${cores} cores, ${threads} threads each side${device === "gpu" ? ", both on the GPU" : ""}, ${memoryGb} GB;  ${Object.entries(
       versions,
     )
       .map(([name, version]) => `${name} ${version}`)
@@ -121,5 +137,9 @@ export function machineLines({ processor, instructions, cores, threads, memoryGb
   ].join("\n");
 }
 
-/** The JSON file's text. */
-export const reportJson = (machine: Machine, rows: readonly Row[]): string => `${JSON.stringify({ machine, rows }, null, 2)}\n`;
+/** The JSON file's text: `rows` beside PyTorch, one a workload and dtype; `onnx` beside onnxruntime-node, where it took part. */
+export function reportJson(machine: Machine, all: readonly Row[]): string {
+  const of = (other: Other) => all.filter((row) => row.against === AGAINST[other]);
+  const onnx = of("onnx");
+  return `${JSON.stringify({ machine, rows: of("peer"), ...(onnx.length ? { onnx } : {}) }, null, 2)}\n`;
+}

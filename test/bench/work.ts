@@ -1,13 +1,15 @@
 /** What the workloads are: their sizes (those of peer.py) and the least work that each must do. */
 import type { ClipConfig } from "vitrine/models/clip";
 
-export const WORKLOADS = ["clip-image", "clip-text", "clip-lora", "load"] as const;
+export const WORKLOADS = ["clip-image", "clip-text", "clip-lora", "embed-files", "load"] as const;
 export type Workload = (typeof WORKLOADS)[number];
 
 /** The checkpoint that they use, in the folder that peer.py makes. */
 export const CHECKPOINT = "clip-vit-base-patch32";
 
 export const PICTURES = 32;
+/** JPEG files of `embed-files`, PICTURES of them a batch. */
+export const FILES = 128;
 export const TEXTS = 64;
 export const TOKENS = 77;
 /** Matching pairs of a training step. */
@@ -37,14 +39,15 @@ function textOperations({ text_config: t, projection_dim }: ClipConfig, B: numbe
 
 /**
  * Floating-point operations of one repetition, for the share of the machine's limit. A training step with frozen weights does each weight's product
- * twice (forward, gradient to the input) and attention's thrice; elementwise work and the adapters (below 2 %) are left out.
+ * twice (forward, gradient to the input) and attention's thrice; elementwise work and the adapters (below 2 %) are left out,
+ * and of `embed-files` the reading and resizing.
  */
 export function operations(workload: Exclude<Workload, "load">, config: ClipConfig): number {
   const [image, text] =
     workload === "clip-lora"
       ? [imageOperations(config, PAIRS), textOperations(config, PAIRS, TOKENS)]
-      : [imageOperations(config, PICTURES), textOperations(config, TEXTS, TOKENS)];
-  if (workload === "clip-image") return image.weights + image.attention;
+      : [imageOperations(config, workload === "embed-files" ? FILES : PICTURES), textOperations(config, TEXTS, TOKENS)];
+  if (workload === "clip-image" || workload === "embed-files") return image.weights + image.attention;
   if (workload === "clip-text") return text.weights + text.attention;
   return 2 * (image.weights + text.weights) + 3 * (image.attention + text.attention);
 }

@@ -1,0 +1,192 @@
+import assert from "node:assert/strict";
+import { spawnSync } from "node:child_process";
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+import { type PictureSource, readPicture } from "vitrine/image/picture";
+import { defaultWorkers, type Prepared, preparePictures } from "vitrine/image/prepare";
+import { type ImageProcessor, loadImageProcessor } from "vitrine/image/processor";
+import sharp from "sharp";
+import { messageOf } from "../support/close";
+import { ORACLE } from "./arrays";
+import { pattern } from "./pattern";
+
+const processor = loadImageProcessor(join(ORACLE, "clip", "model"));
+const photo = join(ORACLE, "images", "photo.jpg");
+const never = new AbortController().signal;
+
+/** Everything that is yielded, with its own copy of the numbers. */
+async function all(source: Iterable<PictureSource> | AsyncIterable<PictureSource>, workers: number, from = processor): Promise<Prepared[]> {
+  const got: Prepared[] = [];
+  for await (const one of preparePictures(from, source, { ahead: 24, workers, signal: never }))
+    got.push({ ...one, values: one.values.slice() });
+  return got;
+}
+
+/** `count` sources of every kind, more than one thread prepares itself; pixels as a part of a larger array. */
+async function sources(count: number): Promise<PictureSource[]> {
+  const jpeg = new Uint8Array(
+    await sharp(pattern(200, 150).data, { raw: { width: 200, height: 150, channels: 3 } })
+      .jpeg()
+      .toBuffer(),
+  );
+  const large = new Uint8Array(5 + 90 * 70 * 3).fill(7);
+  const pixels = { width: 90, height: 70, data: large.subarray(5) };
+  const kinds = [
+    photo,
+    jpeg,
+    pixels,
+    new URL(`file://${photo}`),
+    { width: 4, height: 3, data: new Uint8ClampedArray(12).fill(200) as never },
+  ];
+  return Array.from({ length: count }, (_, i) => kinds[i % kinds.length]);
+}
+
+test("preparePictures() gives the numbers of process() bit for bit, in order, by any number of threads, and leaves the sources as they are", async () => {
+  const list = await sources(100);
+  const wanted = await Promise.all(list.slice(0, 5).map(async (source) => processor.process(await readPicture(source))));
+  for (const workers of [0, 1, 3]) {
+    const got = await all(list, workers);
+    assert.deepEqual(
+      got.map(({ index }) => index),
+      list.map((_, i) => i),
+    );
+    for (const { index, source, values, error } of got) {
+      assert.equal(error, undefined);
+      assert.equal(source, list[index]);
+      assert.deepEqual(values, wanted[index % 5], `picture ${index} with ${workers} workers`);
+    }
+  }
+  assert.ok((list[1] as Uint8Array).length > 1000, "the caller's bytes were handed over, not a copy of them");
+});
+
+test("preparePictures() yields a picture that cannot be read with its error, from whatever thread, and goes on", async () => {
+  const list = await sources(60);
+  for (const i of [3, 40, 59]) list[i] = "no/such.jpg";
+  list[41] = new Uint8Array(9);
+  list[42] = null as unknown as string;
+  const got = await all(list, 2);
+  assert.deepEqual(
+    got.filter(({ error }) => error).map(({ index, error }) => [index, error?.name, (error as Error & { code: string }).code]),
+    [
+      [3, "PictureError", "not-found"],
+      [40, "PictureError", "not-found"],
+      [41, "PictureError", "not-a-picture"],
+      [42, "PictureError", "not-a-picture"],
+      [59, "PictureError", "not-found"],
+    ],
+  );
+  assert.match(got[40].error?.message ?? "", /no\/such\.jpg: no such file/);
+});
+
+test("preparePictures() reads `ahead` sources at most before the first is taken, and closes the iterator when the caller leaves", async () => {
+  let [read, closed] = [0, false];
+  const endless = (function* () {
+    try {
+      for (;;) {
+        read++;
+        yield photo;
+      }
+    } finally {
+      closed = true;
+    }
+  })();
+  for await (const { index } of preparePictures(processor, endless, { ahead: 40, workers: 1, signal: never })) {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    assert.ok(read <= 40 + index + 1, `${read} read when picture ${index} came`);
+    if (index === 50) break;
+  }
+  assert.ok(closed);
+});
+
+test("preparePictures() ends within a second of its signal, also when a source never comes", async () => {
+  for (const at of [5, 45]) {
+    const stop = new AbortController();
+    const stuck = (async function* () {
+      for (let i = 0; i < at; i++) yield photo;
+      await new Promise(() => {});
+    })();
+    let [last, aborted] = [-1, 0];
+    for await (const { index } of preparePictures(processor, stuck, { ahead: 10, workers: 2, signal: stop.signal })) {
+      last = index;
+      if (index === at - 1)
+        setTimeout(() => {
+          aborted = performance.now();
+          stop.abort();
+        }, 50);
+    }
+    assert.equal(last, at - 1);
+    assert.ok(performance.now() - aborted < 1000);
+  }
+});
+
+test("preparePictures() passes on what the iterator throws, after the pictures before it", async () => {
+  const broken = (function* () {
+    for (let i = 0; i < 40; i++) yield photo;
+    throw new Error("the list broke");
+  })();
+  let count = 0;
+  const read = async () => {
+    for await (const _ of preparePictures(processor, broken, { ahead: 8, workers: 1, signal: never })) count++;
+  };
+  await messageOf(read, "the list broke");
+  assert.equal(count, 40);
+});
+
+test("preparePictures() says so when a thread cannot work", async () => {
+  const config = { ...processor.config, mean: undefined } as unknown as ImageProcessor["config"];
+  await messageOf(
+    () => all(Array(40).fill(photo), 1, { ...processor, config }),
+    "a worker thread failed (",
+    "{ workers: 0 } does without them",
+  );
+});
+
+test("preparePictures() prepares in this thread what only this thread knows", async () => {
+  const own: ImageProcessor = { ...processor, config: undefined, process: (_, out = new Float32Array(56 * 56 * 3)) => out.fill(0.5) };
+  assert.deepEqual((await all(Array(40).fill(photo), 2, own))[39].values, new Float32Array(56 * 56 * 3).fill(0.5));
+});
+
+test("preparePictures() stopped again and again while threads decode leaves a process that ends by itself", () => {
+  const file = join(mkdtempSync(join(tmpdir(), "prepare-")), "run.cjs");
+  writeFileSync(
+    file,
+    `const { preparePictures } = require("vitrine/image/prepare");
+     const { loadImageProcessor } = require("vitrine/image/processor");
+     (async () => {
+       const processor = loadImageProcessor(${JSON.stringify(join(ORACLE, "clip", "model"))});
+       for (let i = 0; i < 8; i++) {
+         const stop = new AbortController();
+         for await (const { index } of preparePictures(processor, Array(400).fill(${JSON.stringify(photo)}), { ahead: 60, workers: 2, signal: stop.signal }))
+           if (index === 35 + i) stop.abort();
+       }
+       console.log("done");
+     })();`,
+  );
+  const { stdout, stderr, status } = spawnSync(process.execPath, [file], {
+    encoding: "utf8",
+    timeout: 60_000,
+    env: { ...process.env, NODE_PATH: join(__dirname, "../../node_modules") },
+  });
+  assert.deepEqual([stdout.trim(), stderr, status], ["done", "", 0]);
+});
+
+test("defaultWorkers() is a quarter of the threads, and at least one", () => {
+  const before = process.env.VITRINE_THREADS;
+  try {
+    for (const [threads, workers] of [
+      ["1", 1],
+      ["2", 1],
+      ["8", 2],
+      ["16", 4],
+      ["256", 16],
+    ] as const) {
+      process.env.VITRINE_THREADS = threads;
+      assert.equal(defaultWorkers(), workers);
+    }
+  } finally {
+    if (before === undefined) delete process.env.VITRINE_THREADS;
+    else process.env.VITRINE_THREADS = before;
+  }
+});
