@@ -15,6 +15,7 @@ import {
   type ProductWeight,
   unpackWeight,
 } from "./native";
+import { heldForm } from "./recording";
 import { tf } from "./tf";
 
 /** What stands behind a packed weight's data. The transpose is made when a gradient first asks for it. */
@@ -41,12 +42,15 @@ function disguise({ packed, out, in: inner }: PackedWeight): tf.Tensor2D {
 /** Whether a weight is packed. */
 export const isPacked = (weight: tf.Tensor): boolean => layouts.has(weight.dataId);
 
+/** Whether a weight is packed and kernels may multiply with it. Where they may not (while `jit` records), `plain` gives what TensorFlow's ops take. */
+export const runsPacked = (weight: tf.Tensor): boolean => isPacked(weight) && hasNative("linear");
+
 const asPacked = (weight: tf.Tensor, { out, in: inner }: Layout): PackedWeight => ({ packed: weight as tf.Tensor4D, out, in: inner });
 
 /** A frozen weight as plain bfloat16 [out, in]. */
 export function plain(weight: tf.Tensor2D): tf.Tensor2D {
   const layout = layouts.get(weight.dataId);
-  return layout ? unpackWeight(asPacked(weight, layout)) : weight;
+  return layout ? heldForm(weight, () => unpackWeight(asPacked(weight, layout))) : weight;
 }
 
 /** What a kernel multiplies with: the packed memory, or the matrix as it stands. */

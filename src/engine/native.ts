@@ -1,9 +1,10 @@
 /**
  * The C++ kernels of `src/native`, by name, and the packed bfloat16 product of a frozen weight. They are functions of the TensorFlow binding that
  * set-up compiles and work on tensors in the computer's memory: `hasNative(name)` is false on a GPU, on other backends, with the stock binding,
- * and where the processor lacks the instructions. The caller then takes the formula.
+ * where the processor lacks the instructions, with VITRINE_NATIVE=off, and while `jit` records. The caller then takes the formula.
  */
 import { bfloat16Tensor, isBfloat16, toFloat32 } from "./bfloat16";
+import { isRecording } from "./recording";
 import { tf } from "./tf";
 
 /** Codes of TensorFlow's DataType enum. */
@@ -35,9 +36,20 @@ type NodeBackend = {
 const NONE: ReadonlySet<string> = new Set();
 const known = new WeakMap<Binding, ReadonlySet<string>>();
 
-/** Our binding's backend, or undefined where another computes. */
+let wanted: boolean | undefined;
+
+/** Whether VITRINE_NATIVE, read once, lets kernels run. */
+function isWanted(): boolean {
+  const setting = process.env.VITRINE_NATIVE;
+  if (wanted === undefined && setting !== undefined && setting !== "off")
+    throw new Error(`VITRINE_NATIVE is "${setting}"; expected "off" (TensorFlow's ops instead of native kernels), or unset`);
+  wanted ??= setting !== "off";
+  return wanted;
+}
+
+/** Our binding's backend, or undefined where another computes, kernels are switched off, or a function is recorded for TensorFlow. */
 function nativeBackend(): NodeBackend | undefined {
-  if (tf.getBackend() !== "tensorflow") return undefined;
+  if (tf.getBackend() !== "tensorflow" || isRecording() || !(wanted ?? isWanted())) return undefined;
   const backend = tf.backend() as unknown as NodeBackend;
   return backend.binding.runKernel && !backend.isUsingGpuDevice ? backend : undefined;
 }

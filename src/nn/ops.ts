@@ -1,13 +1,15 @@
 /** The operations that tfjs lacks or saves too much for. Each is declared once: formula, gradient, source. */
 import { gatherBfloat16, isBfloat16, matMulBfloat16, toBfloat16, toFloat32 } from "../engine/bfloat16";
-import { isPacked, multiply, multiplyBack, plain } from "../engine/frozen";
+import { multiply, multiplyBack, plain, runsPacked } from "../engine/frozen";
 import { defineOp } from "../engine/op";
+import { recordingsDependOn } from "../engine/recording";
 import { tf } from "../engine/tf";
 import { activationGradientKernel, activationKernel, normGradientKernel, normKernel } from "./kernels";
 
 const rows = (x: tf.Tensor): tf.Tensor2D => x.reshape([-1, x.shape[x.shape.length - 1]!]) as tf.Tensor2D;
 
 const mixed = { on: false };
+recordingsDependOn(() => (mixed.on ? "autocast" : ""));
 
 /**
  * Runs `compute` with every product of float32 weights done in bfloat16 (inputs rounded, float32 accumulation and result), as torch.autocast does:
@@ -58,11 +60,12 @@ const project = defineOp<Product, Record<string, never>>("Project", {
 const projectFrozen = defineOp<Product, Record<string, never>>("ProjectFrozen", {
   formula: linearFormula,
   kernels: {
-    tensorflow: (inputs) => (isPacked(inputs.weight) ? multiply(inputs.x, inputs.weight, { bias: inputs.bias })[0] : linearFormula(inputs)),
+    tensorflow: (inputs) =>
+      runsPacked(inputs.weight) ? multiply(inputs.x, inputs.weight, { bias: inputs.bias })[0] : linearFormula(inputs),
   },
   saves: { inputs: ["weight"] },
   gradient: (dy, { weight }) => ({
-    x: () => (isPacked(weight!) ? multiplyBack(dy, weight!) : gradientToInput(dy, weight!)),
+    x: () => (runsPacked(weight!) ? multiplyBack(dy, weight!) : gradientToInput(dy, weight!)),
     weight: () => {
       throw new Error('project: a bfloat16 weight is frozen; load with { dtype: "float32" } to train it');
     },
