@@ -1,18 +1,15 @@
 /** Lists and objects of tensors taken apart and put together again. */
 import { tf } from "./tf";
 
-/** A tensor, a plain list or object of such, or a value that is no tensor. */
-export type Container = tf.TensorContainer;
-
 /** The tensors of a container in order, its form as a text, and how to put other tensors in their places. */
-export type Parts = { tensors: tf.Tensor[]; form: string; rebuild(tensors: readonly tf.Tensor[]): Container };
+export type Parts = { tensors: tf.Tensor[]; form: string; rebuild(tensors: readonly tf.Tensor[]): unknown };
 
 /**
  * Takes a container apart. Its form names every shape and dtype, and the values that are no tensors: two containers of one form differ in tensors' numbers only.
  * @param where names the container in an error
  * @throws TypeError on what is neither a tensor, a plain list or object, nor a number, text, truth value or nothing
  */
-export function takeApart(container: Container, where: string): Parts {
+export function takeApart(container: unknown, where: string): Parts {
   const tensors: tf.Tensor[] = [];
   const visit = (value: unknown, path: string): { form: string; rebuild(from: readonly tf.Tensor[]): unknown } => {
     if (value instanceof tf.Tensor) {
@@ -34,7 +31,7 @@ export function takeApart(container: Container, where: string): Parts {
     throw new TypeError(`${path} is ${what}; expected tensors, plain lists and objects of them, numbers, texts, or nothing`);
   };
   const { form, rebuild } = visit(container, where);
-  return { tensors, form, rebuild: rebuild as Parts["rebuild"] };
+  return { tensors, form, rebuild };
 }
 
 function isPlain(value: unknown): value is object {

@@ -107,28 +107,36 @@ export function functionDef({ name, arguments: args, nodes, results, xla = false
   );
 }
 
-/** What a recording must know of an op: the names of its outputs, and whether it keeps state or draws random numbers. */
-export type OpDefinition = { outputs: { name: string; countAttribute?: string; listAttribute?: string }[]; stateful: boolean };
+/** An input or output of an op. The attributes name its dtype where that may differ, and its length where it is a list. */
+export type Argument = { name: string; typeAttribute?: string; countAttribute?: string; listAttribute?: string };
+
+/** What a recording must know of an op. Stateful ones keep a state or draw random numbers. */
+export type OpDefinition = { inputs: Argument[]; outputs: Argument[]; stateful: boolean };
 
 /** Ops by name from a serialised OpList. */
 export function readOpList(from: Uint8Array): Map<string, OpDefinition> {
   const ops = new Map<string, OpDefinition>();
-  const text = (value: Uint8Array | number) => Buffer.from(value as Uint8Array).toString();
   for (const [, op] of fields(from)) {
-    const definition: OpDefinition = { outputs: [], stateful: false };
+    const definition: OpDefinition = { inputs: [], outputs: [], stateful: false };
     let name = "";
     for (const [field, value] of fields(op as Uint8Array)) {
-      if (field === 1) name = text(value);
+      if (field === 1) name = text(value)!;
+      if (field === 2) definition.inputs.push(readArgument(value as Uint8Array));
+      if (field === 3) definition.outputs.push(readArgument(value as Uint8Array));
       if (field === 17) definition.stateful = value === 1;
-      if (field === 3) {
-        const output = new Map([...fields(value as Uint8Array)]);
-        const named = (key: number) => (output.has(key) ? text(output.get(key)!) : undefined);
-        definition.outputs.push({ name: named(1)!, countAttribute: named(5), listAttribute: named(6) });
-      }
     }
     ops.set(name, definition);
   }
   return ops;
+}
+
+const text = (value: Uint8Array | number | undefined): string | undefined =>
+  value === undefined ? undefined : Buffer.from(value as Uint8Array).toString();
+
+function readArgument(from: Uint8Array): Argument {
+  const found = new Map(fields(from));
+  const [name, typeAttribute, countAttribute, listAttribute] = [1, 4, 5, 6].map((field) => text(found.get(field)));
+  return { name: name!, typeAttribute, countAttribute, listAttribute };
 }
 
 /** The fields of a message: [field number, its bytes or its number]. Numbers of fixed width are left out: no OpDef field that is read has one. */
@@ -157,14 +165,34 @@ function* fields(message: Uint8Array): Generator<[number, Uint8Array | number]> 
   }
 }
 
+const settingOf = (attributes: Attribute[], name: string): unknown => attributes.find((one) => one.name === name)?.value;
+
+function countOf({ countAttribute, listAttribute }: Argument, attributes: Attribute[]): number {
+  if (countAttribute) return Number(settingOf(attributes, countAttribute));
+  return listAttribute ? (settingOf(attributes, listAttribute) as unknown[]).length : 1;
+}
+
 /** The reference to output `index` of a node. Outputs that are lists are counted through. */
 export function outputName(node: string, { outputs }: OpDefinition, attributes: Attribute[], index: number): string {
   let rest = index;
-  const attribute = (name: string) => attributes.find((one) => one.name === name)?.value;
-  for (const { name, countAttribute, listAttribute } of outputs) {
-    const count = countAttribute ? Number(attribute(countAttribute)) : listAttribute ? (attribute(listAttribute) as unknown[]).length : 1;
-    if (rest < count) return `${node}:${name}:${rest}`;
+  for (const output of outputs) {
+    const count = countOf(output, attributes);
+    if (rest < count) return `${node}:${output.name}:${rest}`;
     rest -= count;
   }
   throw new Error(`node ${node} has no output ${index}`);
+}
+
+/** The attributes with the dtypes that an op called at once takes from its inputs, and a function must be told. dtypes: of the inputs, in order. */
+export function withInputTypes({ inputs }: OpDefinition, attributes: Attribute[], dtypes: number[]): Attribute[] {
+  const all = [...attributes];
+  let at = 0;
+  for (const input of inputs) {
+    const { typeAttribute } = input;
+    const count = countOf(input, attributes);
+    if (typeAttribute && count > 0 && settingOf(all, typeAttribute) === undefined)
+      all.push({ name: typeAttribute, type: ATTRIBUTE.type, value: dtypes[at] });
+    at += count;
+  }
+  return all;
 }

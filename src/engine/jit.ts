@@ -2,7 +2,7 @@
  * Record and replay. `jit(fn)` runs a function of tensors once under watch and makes one TensorFlow function of what it did, which is then called in place of it:
  * one call instead of hundreds, optimised as a whole, on request compiled by XLA. The path of GPUs and of small batches.
  */
-import { type Container, takeApart } from "./containers";
+import { takeApart } from "./containers";
 import { isPacked } from "./frozen";
 import { functionDef, type Node, outputName } from "./graph-def";
 import type { NodeBackend } from "./node-backend";
@@ -34,7 +34,7 @@ export type RecordingInfo = {
 };
 
 /** A recorded function: called like the one it was made of. */
-export type Jitted<A extends Container[], R extends Container> = {
+export type Jitted<A extends unknown[], R> = {
   (...args: A): R;
   /** The recordings there are, the one used last at the end. */
   recordings(): RecordingInfo[];
@@ -43,7 +43,7 @@ export type Jitted<A extends Container[], R extends Container> = {
 };
 
 /** A function that TensorFlow holds. */
-type Replay = { info: RecordingInfo; call(inputs: tf.Tensor[]): Container; dispose(): void };
+type Replay = { info: RecordingInfo; call(inputs: tf.Tensor[]): unknown; dispose(): void };
 
 let count = 0;
 
@@ -60,7 +60,7 @@ let count = 0;
  * recording tap), another `jit`; where the backend is not TensorFlow; when called under `tf.grad`
  * @example const step = jit((batch) => tf.variableGrads(() => loss(batch), adapter.variables)); const { value, grads } = step(batch);
  */
-export function jit<A extends Container[], R extends Container>(fn: (...args: A) => R, options: JitOptions = {}): Jitted<A, R> {
+export function jit<A extends unknown[], R>(fn: (...args: A) => R, options: JitOptions = {}): Jitted<A, R> {
   const { name = fn.name || "fn", xla = false, maxRecordings = 8, tell = console.warn } = options;
   if (!Number.isInteger(maxRecordings) || maxRecordings < 1)
     throw new RangeError(`jit(${name}): maxRecordings is ${maxRecordings}, expected a whole number of at least 1`);
@@ -69,7 +69,7 @@ export function jit<A extends Container[], R extends Container>(fn: (...args: A)
 
   const make = (args: A, form: string): Replay => {
     if (replays.size > 0) tell(grown(name, form, [...replays.keys()], maxRecordings));
-    const replay = record(name, fn as unknown as (...args: Container[]) => Container, args, form, xla);
+    const replay = record(name, fn as (...args: unknown[]) => unknown, args, form, xla);
     if (replays.size === maxRecordings) {
       const [oldest] = replays.keys();
       replays.get(oldest!)!.dispose();
@@ -118,7 +118,7 @@ function check(name: string): void {
 const backend = (): NodeBackend => tf.backend() as unknown as NodeBackend;
 
 /** Runs the function once and adds what it did to TensorFlow. */
-function record(name: string, fn: (...args: Container[]) => Container, args: Container[], form: string, xla: boolean): Replay {
+function record(name: string, fn: (...args: unknown[]) => unknown, args: unknown[], form: string, xla: boolean): Replay {
   const node = backend();
   const { tensors, rebuild } = takeApart(args, `jit(${name}): arguments`);
   const packed = tensors.findIndex(isPacked);
@@ -131,7 +131,7 @@ function record(name: string, fn: (...args: Container[]) => Container, args: Con
   const recording = new Recording(name, node, inputs);
   let made: tf.Tensor[] = [];
   try {
-    const result = recording.run(() => tf.tidy(() => synchronous(name, fn(...(rebuild(own) as Container[])))));
+    const result = recording.run(() => tf.tidy(() => synchronous(name, fn(...(rebuild(own) as unknown[])))));
     const parts = takeApart(result, `jit(${name}): the result`);
     made = [...new Set(parts.tensors)].filter((x) => recording.isNew(x));
     if (parts.tensors.length === 0) throw new Error(`jit(${name}): the function gives back no tensor; there is nothing to replay`);
@@ -156,9 +156,9 @@ function onHandleOfItsOwn(node: NodeBackend, x: tf.Tensor): tf.Tensor {
   return node.createOutputTensor(node.binding.executeOp("Identity", attributes, [id!], 1)[0]!);
 }
 
-function synchronous(name: string, result: Container): Container {
-  if (!((result as unknown) instanceof Promise)) return result;
-  (result as unknown as Promise<unknown>).catch(() => {}); // what it still does is nobody's any more
+function synchronous(name: string, result: unknown): tf.TensorContainer {
+  if (!(result instanceof Promise)) return result as tf.TensorContainer;
+  result.catch(() => {}); // what it still does is nobody's any more
   throw new TypeError(`jit(${name}): the function is async; only one that is done when it returns can be recorded`);
 }
 
@@ -178,7 +178,7 @@ function define(of: {
   recording: Recording;
   inputs: Port[];
   outputs: Port[];
-  rebuild: (tensors: readonly tf.Tensor[]) => Container;
+  rebuild: (tensors: readonly tf.Tensor[]) => unknown;
   xla: boolean;
 }): Replay {
   const { name, node, recording, inputs, outputs } = of;

@@ -36,27 +36,37 @@ type NodeBackend = {
 const NONE: ReadonlySet<string> = new Set();
 const known = new WeakMap<Binding, ReadonlySet<string>>();
 
-let wanted: boolean | undefined;
-
-/** Whether VITRINE_NATIVE, read once, lets kernels run. */
-function isWanted(): boolean {
-  const setting = process.env.VITRINE_NATIVE;
-  if (wanted === undefined && setting !== undefined && setting !== "off")
-    throw new Error(`VITRINE_NATIVE is "${setting}"; expected "off" (TensorFlow's ops instead of native kernels), or unset`);
-  wanted ??= setting !== "off";
-  return wanted;
-}
-
-/** Our binding's backend, or undefined where another computes, kernels are switched off, or a function is recorded for TensorFlow. */
+/** Our binding's backend, or undefined where another computes. */
 function nativeBackend(): NodeBackend | undefined {
-  if (tf.getBackend() !== "tensorflow" || isRecording() || !(wanted ?? isWanted())) return undefined;
+  if (tf.getBackend() !== "tensorflow") return undefined;
   const backend = tf.backend() as unknown as NodeBackend;
   return backend.binding.runKernel && !backend.isUsingGpuDevice ? backend : undefined;
 }
 
-/** Names of the kernels that can run here; empty where none can. */
+const use: { setting?: boolean; pauses: number } = { pauses: 0 };
+
+/** Whether ops may take kernels: VITRINE_NATIVE, read once, does not say no, and no function is recorded for TensorFlow. */
+function inUse(): boolean {
+  const setting = use.setting === undefined ? process.env.VITRINE_NATIVE : undefined; // the environment is slow to read
+  if (setting !== undefined && setting !== "off")
+    throw new Error(`VITRINE_NATIVE is "${setting}"; expected "off" (TensorFlow's ops in place of native kernels), or unset`);
+  use.setting ??= setting !== "off";
+  return use.setting && use.pauses === 0 && !isRecording();
+}
+
+/** Runs something (not async) with TensorFlow's ops alone, as VITRINE_NATIVE=off does for a whole process. */
+export function withoutNative<T>(compute: () => T): T {
+  use.pauses++;
+  try {
+    return compute();
+  } finally {
+    use.pauses--;
+  }
+}
+
+/** Names of the kernels that ops may take here; empty where there are none. */
 export function nativeKernels(): ReadonlySet<string> {
-  const backend = nativeBackend();
+  const backend = inUse() ? nativeBackend() : undefined;
   if (!backend) return NONE;
   let names = known.get(backend.binding);
   if (!names) {
@@ -66,7 +76,7 @@ export function nativeKernels(): ReadonlySet<string> {
   return names;
 }
 
-/** Whether the kernel of that name can run here. */
+/** Whether ops may take the kernel of that name. */
 export const hasNative = (name: string): boolean => nativeKernels().has(name);
 
 /** The instruction set that kernels use ("base", "avx2", "avx512bf16") and their threads; undefined where there are none. */

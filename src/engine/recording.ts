@@ -2,7 +2,7 @@
  * One recording: what TensorFlow's backend of tfjs does while a function of tensors runs once. `jit.ts` makes a TensorFlow function of it. While one is
  * under way native kernels are off (they are no ops of TensorFlow: the formulas run), and what a replay could not repeat is refused by name.
  */
-import { type Attribute, type Constant, type OpDefinition, readOpList } from "./graph-def";
+import { type Attribute, type Constant, type OpDefinition, readOpList, withInputTypes } from "./graph-def";
 import type { Binding, Handle, NodeBackend } from "./node-backend";
 import { Patches } from "./patches";
 import { tf } from "./tf";
@@ -88,6 +88,8 @@ export class Recording {
   readonly made = new Map<number, [step: number, output: number]>();
   readonly definitions: Map<string, OpDefinition>;
 
+  /** TensorFlow's dtype of every handle that is known. */
+  private readonly dtypes: Map<number, number>;
   private readonly inputs: Set<number>;
   /** Tensors with this number or a later one were made by the function. */
   private readonly first = (tf.engine() as unknown as { nextTensorId(): number }).nextTensorId();
@@ -101,8 +103,9 @@ export class Recording {
   constructor(
     private readonly name: string,
     private readonly backend: NodeBackend,
-    inputs: { id: number }[],
+    inputs: { id: number; dtype: number }[],
   ) {
+    this.dtypes = new Map(inputs.map(({ id, dtype }) => [id, dtype]));
     this.inputs = new Set(inputs.map(({ id }) => id));
     this.definitions = opsOf(backend.binding);
     this.variables = new Map(Object.values(engineOf().registeredVariables).map((v) => [(v as unknown as { dataId: object }).dataId, v]));
@@ -245,6 +248,7 @@ export class Recording {
       shape: [...shape],
       bytes: Uint8Array.from(Buffer.from(data.buffer, data.byteOffset, data.byteLength)),
     });
+    this.dtypes.set(id, dtype);
     return id;
   }
 
@@ -254,16 +258,16 @@ export class Recording {
     if (definition.stateful) this.refuse(`the op ${op}`, "it draws random numbers or keeps a state; run it outside and pass its result in");
     if (SHAPE_FROM_VALUES.has(op))
       this.refuse(`the op ${op}`, "the shape of its result depends on values; run it outside and pass its result in");
-    const stranger = inputs.find((id) => !this.knows(id));
+    const stranger = inputs.find((id) => !this.dtypes.has(id));
     if (stranger !== undefined) this.refuse(`an input of the op ${op}`, "it is no tensor of tfjs; make one of it outside");
     const outputs = real.executeOp(op, attributes, inputs, count);
-    outputs.forEach(({ id }, i) => this.made.set(id, [this.steps.length, i]));
-    this.steps.push({ op, attributes, inputs: [...inputs], outputs });
+    outputs.forEach(({ id, dtype }, i) => {
+      this.made.set(id, [this.steps.length, i]);
+      this.dtypes.set(id, dtype);
+    });
+    const types = inputs.map((id) => this.dtypes.get(id)!);
+    this.steps.push({ op, attributes: withInputTypes(definition, attributes, types), inputs: [...inputs], outputs });
     return outputs;
-  }
-
-  private knows(id: number): boolean {
-    return this.made.has(id) || this.inputs.has(id) || this.constants.has(id) || this.captured.has(id);
   }
 
   /** A tensor is about to be used: one from outside becomes captured. */
@@ -281,6 +285,7 @@ export class Recording {
       );
     if (known) return;
     this.constants.delete(id); // made before, and brought to the device only now
+    this.dtypes.set(id, this.backend.tensorMap.get(dataId).dtype);
     this.captured.set(id, variable && !copy ? { variable } : { held: tf.keep(another(this.backend, x)) });
   }
 }

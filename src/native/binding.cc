@@ -21,6 +21,7 @@
 
 #include <stdexcept>
 
+#include "device.h"
 #include "kernel.h"
 #include "processor.h"
 
@@ -94,7 +95,7 @@ Tensor tensorOf(TFE_TensorHandle* handle, int32_t id) {
   tfnodejs::TF_AutoStatus status;
   const char* device = TFE_TensorHandleBackingDeviceName(handle, status.status);
   ensure(status);
-  if (!device || !std::strstr(device, "CPU:"))
+  if (!vitrine::inHostMemory(device))
     throw std::invalid_argument("tensor " + std::to_string(id) + " is on " + (device ? device : "no device") + "; kernels work on the CPU only");
   Tensor tensor(TFE_TensorHandleResolve(handle, status.status));
   ensure(status);
