@@ -11,3 +11,6 @@ process.env.TF_CPP_MIN_LOG_LEVEL ??= "2";
 
 // On a GPU TensorFlow would take all of its memory at the start; so it takes what it needs, and a second notebook can run.
 process.env.TF_FORCE_GPU_ALLOW_GROWTH ??= "true";
+
+// float32 means float32, as in PyTorch: NVIDIA's libraries do not multiply with 10 bits of it. Who wants speed takes bfloat16.
+process.env.NVIDIA_TF32_OVERRIDE ??= "0";
