@@ -43,13 +43,15 @@ async function choose(wanted: string | undefined): Promise<Engine> {
   nativeKernels(); // reads VITRINE_NATIVE: a wrong value is no reason to take another backend
   const failures: string[] = [];
   for (const backend of wanted ? [wanted as Backend] : BACKENDS) {
+    let device: Engine["device"];
     try {
-      const device = await start[backend]();
-      const skipped = failures.length ? `; passed over ${failures.join("; ")}. \`vitrine doctor\` tells how to get the better one` : "";
-      return { backend, device, bfloat16: backend === "tensorflow", why: `${describe(backend, device)}${skipped}` };
+      device = await start[backend]();
     } catch (error) {
       failures.push(`${backend} (${(error as Error).message.split("\n")[0]})`);
+      continue;
     }
+    const skipped = failures.length ? `; passed over ${failures.join("; ")}. \`vitrine doctor\` tells how to get the better one` : "";
+    return { backend, device, bfloat16: backend === "tensorflow", why: `${describe(backend, device)}${skipped}` };
   }
   throw new Error(`no compute backend could start: ${failures.join("; ")}. Run \`npm run doctor\` for what is missing.`);
 }
