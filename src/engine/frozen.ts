@@ -18,6 +18,7 @@ import {
   unpackWeight,
 } from "./native";
 import { isQuantised, multiplyQuantised, multiplyQuantisedKeeping, multiplyQuantisedTransposed } from "./quantised";
+import { heldForm } from "./recording";
 import { tf } from "./tf";
 
 /** What stands behind a packed weight's data. The transpose is made when a gradient first asks for it. */
@@ -51,17 +52,20 @@ function disguise({ packed, out, in: inner }: PackedWeight): tf.Tensor2D {
 }
 
 /** Whether a weight is kept as native kernels multiply it: packed, or quantised. */
-export const isPacked = (weight: tf.Tensor): boolean => layouts.has(weight.dataId) || (isQuantised(weight) && hasNative("quantisedLinear"));
+export const isPacked = (weight: tf.Tensor): boolean => layouts.has(weight.dataId) || isQuantised(weight);
 
 /** Whether a weight can only be multiplied with, not trained: bfloat16, or quantised. */
 export const isFrozen = (weight: tf.Tensor): boolean => isBfloat16(weight) || isQuantised(weight);
+
+/** Whether kernels may multiply with a packed or quantised weight. Where they may not (while `jit` records), `plain` gives what TensorFlow's ops take. */
+export const runsPacked = (weight: tf.Tensor): boolean => isPacked(weight) && hasNative(isQuantised(weight) ? "quantisedLinear" : "linear");
 
 const asPacked = (weight: tf.Tensor, { out, in: inner }: Layout): PackedWeight => ({ packed: weight as tf.Tensor4D, out, in: inner });
 
 /** A frozen weight as plain bfloat16 [out, in]. */
 export function plain(weight: tf.Tensor2D): tf.Tensor2D {
   const layout = layouts.get(weight.dataId);
-  return layout ? unpackWeight(asPacked(weight, layout)) : weight;
+  return layout ? heldForm(weight, () => unpackWeight(asPacked(weight, layout))) : weight;
 }
 
 /** What a kernel multiplies with: the packed memory, or the matrix as it stands. */

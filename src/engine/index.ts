@@ -1,6 +1,7 @@
 /** Which device computes, chosen once a process, and said in one line. */
 import { availableParallelism } from "node:os";
 import { installBfloat16 } from "./bfloat16";
+import { nativeKernels } from "./native";
 import { tf } from "./tf";
 
 export { tf };
@@ -39,15 +40,18 @@ export function engine(): Promise<Engine> {
 async function choose(wanted: string | undefined): Promise<Engine> {
   if (wanted && !BACKENDS.includes(wanted as Backend))
     throw new Error(`VITRINE_BACKEND is "${wanted}"; expected one of ${BACKENDS.join(", ")} (or unset: the best that works)`);
+  nativeKernels(); // reads VITRINE_NATIVE: a wrong value is no reason to take another backend
   const failures: string[] = [];
   for (const backend of wanted ? [wanted as Backend] : BACKENDS) {
+    let device: Engine["device"];
     try {
-      const device = await start[backend]();
-      const skipped = failures.length ? `; passed over ${failures.join("; ")}. \`vitrine doctor\` tells how to get the better one` : "";
-      return { backend, device, bfloat16: backend === "tensorflow", why: `${describe(backend, device)}${skipped}` };
+      device = await start[backend]();
     } catch (error) {
       failures.push(`${backend} (${(error as Error).message.split("\n")[0]})`);
+      continue;
     }
+    const skipped = failures.length ? `; passed over ${failures.join("; ")}. \`vitrine doctor\` tells how to get the better one` : "";
+    return { backend, device, bfloat16: backend === "tensorflow", why: `${describe(backend, device)}${skipped}` };
   }
   throw new Error(`no compute backend could start: ${failures.join("; ")}. Run \`npm run doctor\` for what is missing.`);
 }
@@ -55,7 +59,11 @@ async function choose(wanted: string | undefined): Promise<Engine> {
 function describe(backend: Backend, device: "cpu" | "gpu"): string {
   const threads = process.env.VITRINE_THREADS ?? String(availableParallelism());
   const names = { tensorflow: "TensorFlow", webgpu: "WebGPU", wasm: "WebAssembly", cpu: "plain JavaScript" };
-  return `${names[backend]} on the ${device === "gpu" ? "GPU" : `CPU, ${threads} threads`}`;
+  const own = backend === "tensorflow" && device === "cpu" && nativeKernels().size === 0;
+  const alone = own
+    ? ` (its own ops only: ${process.env.VITRINE_NATIVE === "off" ? "VITRINE_NATIVE=off" : "the binding has no kernels"})`
+    : "";
+  return `${names[backend]} on the ${device === "gpu" ? "GPU" : `CPU, ${threads} threads${alone}`}`;
 }
 
 const start: Record<Backend, () => Promise<"cpu" | "gpu">> = {

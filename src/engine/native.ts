@@ -1,9 +1,10 @@
 /**
  * The C++ kernels of `src/native`, by name, and the packed bfloat16 product of a frozen weight. They are functions of the TensorFlow binding that
  * set-up compiles and work on tensors in the computer's memory: `hasNative(name)` is false on a GPU, on other backends, with the stock binding,
- * and where the processor lacks the instructions. The caller then takes the formula.
+ * where the processor lacks the instructions, with VITRINE_NATIVE=off, and while `jit` records. The caller then takes the formula.
  */
 import { bfloat16Tensor, isBfloat16, toFloat32 } from "./bfloat16";
+import { isRecording } from "./recording";
 import { tf } from "./tf";
 
 /** Codes of TensorFlow's DataType enum. */
@@ -53,9 +54,30 @@ export function nativeBinding(): Binding {
   return backend.binding;
 }
 
-/** Names of the kernels that can run here; empty where none can. */
+const use: { setting?: boolean; pauses: number } = { pauses: 0 };
+
+/** Whether ops may take kernels: VITRINE_NATIVE, read once, does not say no, and no function is recorded for TensorFlow. */
+function inUse(): boolean {
+  const setting = use.setting === undefined ? process.env.VITRINE_NATIVE : undefined; // the environment is slow to read
+  if (setting !== undefined && setting !== "off")
+    throw new Error(`VITRINE_NATIVE is "${setting}"; expected "off" (TensorFlow's ops in place of native kernels), or unset`);
+  use.setting ??= setting !== "off";
+  return use.setting && use.pauses === 0 && !isRecording();
+}
+
+/** Runs something (not async) with TensorFlow's ops alone, as VITRINE_NATIVE=off does for a whole process. */
+export function withoutNative<T>(compute: () => T): T {
+  use.pauses++;
+  try {
+    return compute();
+  } finally {
+    use.pauses--;
+  }
+}
+
+/** Names of the kernels that ops may take here; empty where there are none. */
 export function nativeKernels(): ReadonlySet<string> {
-  const backend = nativeBackend();
+  const backend = inUse() ? nativeBackend() : undefined;
   if (!backend) return NONE;
   let names = known.get(backend.binding);
   if (!names) {
@@ -65,7 +87,7 @@ export function nativeKernels(): ReadonlySet<string> {
   return names;
 }
 
-/** Whether the kernel of that name can run here. */
+/** Whether ops may take the kernel of that name. */
 export const hasNative = (name: string): boolean => nativeKernels().has(name);
 
 /** The instruction set that kernels use ("base", "avx2", "avx512bf16") and their threads; undefined where there are none. */

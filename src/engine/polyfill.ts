@@ -8,3 +8,9 @@ legacy.isArray = Array.isArray;
 
 // TensorFlow's C++ side prints its start-up notes straight to stderr; errors still come as exceptions.
 process.env.TF_CPP_MIN_LOG_LEVEL ??= "2";
+
+// On a GPU TensorFlow would take all of its memory at the start; so it takes what it needs, and a second notebook can run.
+process.env.TF_FORCE_GPU_ALLOW_GROWTH ??= "true";
+
+// float32 means float32, as in PyTorch: NVIDIA's libraries do not multiply with 10 bits of it. Who wants speed takes bfloat16.
+process.env.NVIDIA_TF32_OVERRIDE ??= "0";

@@ -11,6 +11,8 @@
  *   releaseLibraryPages()                 gives back what start-up touched of TensorFlow's libraries -> bytes of address space
  *   cutMappings()                         mapped files that were found cut off, since the start
  *   addFunction(bytes)                    adds a serialised FunctionDef, to be run by its name with executeOp
+ *   removeFunction(name)                  takes it away again
+ *   opDefinitions()                       TensorFlow's ops, a serialised OpList (tensorflow/core/framework/op_def.proto) -> Uint8Array
  */
 #include <node_api.h>
 #undef NAPI_MODULE
@@ -90,6 +92,16 @@ napi_value tensorFromBytes(napi_env env, TFJSBackend& backend, const std::vector
   return info;
 }
 
+/** A Uint8Array with a copy of some memory. */
+napi_value copyOf(napi_env env, const void* from, size_t length) {
+  void* to = nullptr;
+  napi_value buffer, bytes;
+  ensure(napi_create_arraybuffer(env, length, &to, &buffer), "no memory for the bytes");
+  if (length > 0) std::memcpy(to, from, length);
+  ensure(napi_create_typedarray(env, napi_uint8_array, length, buffer, 0, &bytes), "no array");
+  return bytes;
+}
+
 napi_value tensorBytes(napi_env env, TFJSBackend& backend, const std::vector<napi_value>& args) {
   double number = 0;
   ensure(napi_get_value_double(env, args[0], &number), "tensorBytes: the id is not a number");
@@ -98,13 +110,7 @@ napi_value tensorBytes(napi_env env, TFJSBackend& backend, const std::vector<nap
   const Tensor tensor(TFE_TensorHandleResolve(handleOf(backend, id), status.status)); // copies from a GPU where the tensor is there
   ensure(status);
   const View view = viewOf(tensor.get(), id);
-  const size_t length = TF_TensorByteSize(tensor.get());
-  void* to = nullptr;
-  napi_value buffer, bytes;
-  ensure(napi_create_arraybuffer(env, length, &to, &buffer), "tensorBytes: no memory for the bytes");
-  if (length > 0) std::memcpy(to, view.data, length);
-  ensure(napi_create_typedarray(env, napi_uint8_array, length, buffer, 0, &bytes), "tensorBytes: no array");
-  return bytes;
+  return copyOf(env, view.data, TF_TensorByteSize(tensor.get()));
 }
 
 napi_value releaseLibraries(napi_env env, TFJSBackend&, const std::vector<napi_value>&) {
@@ -125,6 +131,23 @@ napi_value addFunction(napi_env env, TFJSBackend& backend, const std::vector<nap
   TFE_ContextAddFunctionDef(contextOf(backend), data, length, status.status);
   ensure(status);
   return nullptr;
+}
+
+napi_value removeFunction(napi_env env, TFJSBackend& backend, const std::vector<napi_value>& args) {
+  const std::string name = textOf(env, args[0], "removeFunction: the name is not a string");
+  tfnodejs::TF_AutoStatus status;
+  TFE_ContextRemoveFunction(contextOf(backend), name.c_str(), status.status);
+  ensure(status);
+  return nullptr;
+}
+
+struct DeleteBuffer {
+  void operator()(TF_Buffer* buffer) const { TF_DeleteBuffer(buffer); }
+};
+
+napi_value opDefinitions(napi_env env, TFJSBackend&, const std::vector<napi_value>&) {
+  const std::unique_ptr<TF_Buffer, DeleteBuffer> list(TF_GetAllOpList());
+  return copyOf(env, list->data, list->length);
 }
 
 using Function = napi_value (*)(napi_env, TFJSBackend&, const std::vector<napi_value>&);
@@ -164,7 +187,8 @@ napi_value start(napi_env env, napi_value exports) {
       {"runKernel", entry<runKernel, 3>},           {"kernelNames", entry<kernelNames, 0>}, {"kernelLevel", entry<kernelLevel, 0>},
       {"kernelThreads", entry<kernelThreads, 0>},   {"tensorBytes", entry<tensorBytes, 1>}, {"addFunction", entry<addFunction, 1>},
       {"tensorFromBytes", entry<tensorFromBytes, 3>}, {"tensorFromFile", entry<tensorFromFile, 5>}, {"kernelFromFile", entry<kernelFromFile, 7>},
-      {"releaseLibraryPages", entry<releaseLibraries, 0>}, {"cutMappings", entry<cutFiles, 0>},
+      {"releaseLibraryPages", entry<releaseLibraries, 0>}, {"cutMappings", entry<cutFiles, 0>}, {"removeFunction", entry<removeFunction, 1>},
+      {"opDefinitions", entry<opDefinitions, 0>},
   };
   for (const auto& [name, callback] : added) {
     napi_value function;

@@ -1,6 +1,7 @@
 /** TensorFlow's tensors as kernels see them. Only binding.cc includes this, after the npm package's sources. */
 #pragma once
 #include "arguments.h"
+#include "device.h"
 #include "file.h"
 #include "kernel.h"
 #include "pages.h"
@@ -45,7 +46,7 @@ Tensor tensorOf(TFE_TensorHandle* handle, int32_t id) {
   tfnodejs::TF_AutoStatus status;
   const char* device = TFE_TensorHandleBackingDeviceName(handle, status.status);
   ensure(status);
-  if (!device || !std::strstr(device, "CPU:"))
+  if (!vitrine::inHostMemory(device))
     throw std::invalid_argument("tensor " + std::to_string(id) + " is on " + (device ? device : "no device") + "; kernels work on the CPU only");
   Tensor tensor(TFE_TensorHandleResolve(handle, status.status));
   ensure(status);

@@ -22,13 +22,13 @@ export type BlockOptions = {
 };
 
 /** What a block's parameters are, found once for each tree of them. */
-type Plan = { leaves: tf.Tensor[]; adapters: Adapter[]; trained: boolean; dtype: Inside["dtype"]; runs: boolean };
+type Plan = { leaves: tf.Tensor[]; adapters: Adapter[]; trained: boolean; packed: boolean };
 const plans = new WeakMap<object, Plan>();
 
 function planOf(params: object): Plan {
   let plan = plans.get(params);
   if (!plan) {
-    plan = { leaves: [], adapters: [], trained: false, dtype: "float32", runs: true };
+    plan = { leaves: [], adapters: [], trained: false, packed: false };
     collect(params, plan);
     plans.set(params, plan);
   }
@@ -39,7 +39,7 @@ function collect(node: unknown, plan: Plan): void {
   if (node instanceof tf.Tensor) {
     plan.leaves.push(node);
     plan.trained ||= isVariable(node);
-    if (isPacked(node) && hasNative("linear")) plan.dtype = "bfloat16";
+    plan.packed ||= isPacked(node);
   } else if (node && typeof node === "object") {
     for (const [key, child] of Object.entries(node)) {
       if (key !== "lora" || !child) {
@@ -52,6 +52,9 @@ function collect(node: unknown, plan: Plan): void {
     }
   }
 }
+
+/** Activations take the dtype of the weights, where the processor multiplies it. */
+const dtypeOf = ({ packed }: Plan): Inside["dtype"] => (packed && hasNative("linear") ? "bfloat16" : "float32");
 
 const isVariable = (x: tf.Tensor): boolean => x instanceof tf.Variable && x.trainable;
 
@@ -85,7 +88,7 @@ export function asBlock<I extends Tensors>(
 ): tf.Tensor3D {
   const plan = planOf(params);
   if (insideBlock() || !runsLean(plan, options.tap ?? noTap)) return tf.tidy(() => compute(inputs));
-  if (!recording()) return tf.tidy(() => runInside({ dtype: plan.dtype }, () => compute(inputs)));
+  if (!recording()) return tf.tidy(() => runInside({ dtype: dtypeOf(plan) }, () => compute(inputs)));
   return withGradient(plan, inputs, compute, options.checkpointing ?? false);
 }
 
@@ -109,7 +112,7 @@ function withGradient<I extends Tensors>(plan: Plan, inputs: I, compute: (inputs
     forwardFunc(_, save) {
       if (!keeps) {
         save(outside.map(([, x]) => x));
-        return runInside({ dtype: plan.dtype }, () => compute(inputs));
+        return runInside({ dtype: dtypeOf(plan) }, () => compute(inputs));
       }
       forward = record(run, inputs);
       save([...outside.map(([, x]) => x), ...forward.tape.saved]);
@@ -134,7 +137,7 @@ function record<I extends Tensors>({ plan, outside, needed, compute }: Recorded<
     needed,
   );
   try {
-    return { tape, y: runInside({ dtype: plan.dtype, tape }, () => compute(inputs)) };
+    return { tape, y: runInside({ dtype: dtypeOf(plan), tape }, () => compute(inputs)) };
   } catch (error) {
     tape.dispose();
     throw error;

@@ -1,15 +1,17 @@
 /** The operations that tfjs lacks or saves too much for. Each is declared once: formula, gradient, source. */
 import { gatherBfloat16, isBfloat16, matMulBfloat16, toBfloat16, toFloat32 } from "../engine/bfloat16";
-import { isFrozen, isPacked, multiply, multiplyBack, plain } from "../engine/frozen";
+import { isFrozen, multiply, multiplyBack, plain, runsPacked } from "../engine/frozen";
 import { hasNative } from "../engine/native";
 import { defineOp } from "../engine/op";
 import { isQuantised } from "../engine/quantised";
+import { recordingsDependOn } from "../engine/recording";
 import { tf } from "../engine/tf";
 import { activationGradientKernel, activationKernel, normGradientKernel, normKernel } from "./kernels";
 
 const rows = (x: tf.Tensor): tf.Tensor2D => x.reshape([-1, x.shape[x.shape.length - 1]!]) as tf.Tensor2D;
 
 const mixed = { on: false };
+recordingsDependOn(() => (mixed.on ? "autocast" : ""));
 
 /**
  * Runs `compute` with every product of float32 weights done in bfloat16 (inputs rounded, float32 accumulation and result), as torch.autocast does:
@@ -59,7 +61,7 @@ const project = defineOp<Product, Record<string, never>>("Project", {
 
 /** Rows for which reading a plain bfloat16 weight once, where it stands, is the fastest way: a decoder's head. */
 const FEW = 4;
-const fits = ({ x, weight }: Product): boolean => isPacked(weight) || (x.size <= FEW * weight.shape[1] && hasNative("linearFloat"));
+const fits = ({ x, weight }: Product): boolean => runsPacked(weight) || (x.size <= FEW * weight.shape[1] && hasNative("linearFloat"));
 
 /** With a bfloat16 or quantised weight, which is frozen: x is not needed for any gradient, and not kept. */
 const projectFrozen = defineOp<Product, Record<string, never>>("ProjectFrozen", {
@@ -69,7 +71,7 @@ const projectFrozen = defineOp<Product, Record<string, never>>("ProjectFrozen", 
   },
   saves: { inputs: ["weight"] },
   gradient: (dy, { weight }) => ({
-    x: () => (isPacked(weight!) ? multiplyBack(dy, weight!) : gradientToInput(dy, weight!)),
+    x: () => (runsPacked(weight!) ? multiplyBack(dy, weight!) : gradientToInput(dy, weight!)),
     weight: () => {
       throw new Error(`project: a ${weight!.dtype} weight is frozen; load with { dtype: "float32" } to train it`);
     },

@@ -10,12 +10,13 @@ torch.set_num_threads(2)
 
 
 def logits(job):
-    """Logits of a CLIP folder, with an adapter where one is named; every warning of PEFT about the file is an answer too."""
+    """Logits and unit embeddings of a CLIP folder, in the dtype and with the adapter that are named; every warning of PEFT about the file is an answer too."""
     from peft import PeftModel
     from safetensors.torch import load_file
     from transformers import CLIPModel
 
-    model = CLIPModel.from_pretrained(job["model"], dtype=torch.float32, attn_implementation="eager")
+    dtype = getattr(torch, job.get("dtype", "float32"))
+    model = CLIPModel.from_pretrained(job["model"], dtype=dtype, attn_implementation="eager")
     said = []
     if job.get("adapter"):
         with warnings.catch_warnings(record=True) as caught:
@@ -30,9 +31,10 @@ def logits(job):
         out = model(
             input_ids=arrays["forward.input_ids"].long(),
             attention_mask=arrays["forward.attention_mask"].long(),
-            pixel_values=arrays["forward.pixel_values"].float(),
+            pixel_values=arrays["forward.pixel_values"].to(dtype),
         )
-    return {"logits": out.logits_per_image.flatten().tolist(), "warnings": said}
+    embeddings = {"images": out.image_embeds.flatten().tolist(), "texts": out.text_embeds.flatten().tolist()}
+    return {"logits": out.logits_per_image.flatten().tolist(), **embeddings, "warnings": said}
 
 
 def embeddings(job):
