@@ -50,7 +50,16 @@ function source(file: OpenFile, dataStart: number, { name, dtype, shape, begin, 
   const byteLength = end - begin;
   const offset = dataStart + begin;
   const part = (from: number, to: number) => file.read(offset + from, to - from);
-  return { name, dtype, shape, byteLength, file: file.path, read: () => part(0, byteLength), part, hold: () => file.hold(offset, byteLength) };
+  return {
+    name,
+    dtype,
+    shape,
+    byteLength,
+    file: file.path,
+    read: () => part(0, byteLength),
+    part,
+    hold: () => file.hold(offset, byteLength),
+  };
 }
 
 function readHeader(file: OpenFile): { text: string; dataStart: number } {

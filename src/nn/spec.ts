@@ -139,7 +139,7 @@ const size = (tensors: { shape: number[] }[]): string => {
 };
 
 /** The dtypes of files that the engine reads by itself. */
-const IN_PLACE: { [dtype: string]: Dtype | undefined } = { F32: "float32", BF16: "bfloat16" };
+const IN_PLACE: { [dtype: string]: FileDtype | undefined } = { F32: "float32", BF16: "bfloat16" };
 
 /** One tensor that the engine reads from the file when it is first used; undefined where it cannot. */
 function deferWeight(leaf: WeightSpec, source: TensorSource, shape: number[], frozen: boolean): tf.Tensor | undefined {
