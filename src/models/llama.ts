@@ -137,4 +137,7 @@ export const embedTokens = (p: Llama, ids: tf.Tensor2D): tf.Tensor3D => embeddin
 export const headWeight = (p: Llama): tf.Tensor2D => p.head?.weight ?? p.token;
 
 /** Scores of every token of the vocabulary. x: [B, N, D] -> [B, N, V] */
-export const llamaLogits = (p: Llama, x: tf.Tensor3D): tf.Tensor3D => linear({ weight: headWeight(p) }, x) as tf.Tensor3D;
+export function llamaLogits(p: Llama, x: tf.Tensor3D): tf.Tensor3D {
+  const head = { weight: headWeight(p) };
+  return asBlock(head, { x }, ({ x }) => linear(head, x, { wide: true }) as tf.Tensor3D);
+}

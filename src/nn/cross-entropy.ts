@@ -7,6 +7,7 @@ import { isFrozen, plain } from "../engine/frozen";
 import { hasNative, runNative } from "../engine/native";
 import { defineOp } from "../engine/op";
 import { dequantise, isQuantised } from "../engine/quantised";
+import { isRecording } from "../engine/recording";
 import { tf } from "../engine/tf";
 
 /** The label of a row that does not count, as PyTorch's ignore_index. */
@@ -19,8 +20,12 @@ const SLICE = 1 << 24;
 type Rows = { labels: tf.Tensor; y?: tf.Tensor };
 type Ignoring = { ignored: number };
 
-/** Labels in range, as the kernels check them. */
+/**
+ * Labels in range, as the kernels check them. Where no number can be read at this point (in a function that `jit` records, on WebGPU) nothing is thrown:
+ * the loss of a label out of range is NaN there.
+ */
 function checkLabels(labels: tf.Tensor, classes: number, ignored: number): void {
+  if (isRecording() || tf.getBackend() === "webgpu") return;
   const wrong = labels.dataSync().findIndex((label) => label !== ignored && !(label >= 0 && label < classes));
   if (wrong < 0) return;
   throw new RangeError(
@@ -43,9 +48,12 @@ function rowsOf(logits: tf.Tensor2D, labels: tf.Tensor, first: number): [tf.Tens
   return [logits.logSumExp(1) as tf.Tensor, picked, logits.sum(1)];
 }
 
-/** Rows that do not count are 0, whatever stands in them. */
-const masked = (rows: tf.Tensor, labels: tf.Tensor, ignored: number): tf.Tensor =>
-  tf.where(labels.flatten().notEqual(ignored), rows, tf.zerosLike(rows));
+/** Rows that do not count are 0, whatever stands in them, and rows whose label is no class NaN. */
+function masked(rows: tf.Tensor, labels: tf.Tensor, classes: number, ignored: number): tf.Tensor {
+  const flat = labels.flatten();
+  const known = tf.where(flat.greaterEqual(0).logicalAnd(flat.less(classes)), rows, tf.fill(rows.shape, Number.NaN));
+  return tf.where(flat.notEqual(ignored), known, tf.zerosLike(rows));
+}
 
 /** softmax · dy[0] + onehot · dy[1] + dy[2] / V for columns from `first` on; zeros in rows that do not count. [N, columns] */
 function gradientOfLogits(dy: tf.Tensor, logits: tf.Tensor2D, { labels, y }: Rows, ignored: number, first: number, classes: number) {
@@ -62,7 +70,7 @@ function logitsFormula({ logits, labels }: FromLogits, { ignored }: Ignoring): t
   const wide = matrix(logits);
   checkLabels(labels, wide.shape[1], ignored);
   const [logarithm, picked, sum] = rowsOf(wide, labels, 0);
-  return masked(tf.stack([logarithm, picked, sum.div(wide.shape[1])]), labels, ignored);
+  return masked(tf.stack([logarithm, picked, sum.div(wide.shape[1])]), labels, wide.shape[1], ignored);
 }
 
 const logitsRows = defineOp<FromLogits, Ignoring>("CrossEntropyRows", {
@@ -121,7 +129,7 @@ function headFormula({ hidden, weight, labels }: FromHidden, { ignored }: Ignori
     });
     tf.dispose([...before, part]);
   });
-  return masked(tf.stack([sums[0]!, sums[1]!, sums[2]!.div(weight.shape[0])]), labels, ignored);
+  return masked(tf.stack([sums[0]!, sums[1]!, sums[2]!.div(weight.shape[0])]), labels, weight.shape[0], ignored);
 }
 
 type Saved = { hidden?: tf.Tensor; weight?: tf.Tensor2D; labels?: tf.Tensor; y?: tf.Tensor };
@@ -171,6 +179,9 @@ const headRows = defineOp<FromHidden, Ignoring>("CrossEntropyHead", {
   }),
 });
 
+/** A number of classes for labels that were checked before. */
+const ANY = 2 ** 31 - 1;
+
 /** Weights of the rows of a [3, N] result in the mean loss: [3, 1] */
 const shares = (smoothing: number): tf.Tensor2D => tf.tensor2d([1, smoothing - 1, -smoothing], [3, 1]);
 
@@ -179,7 +190,7 @@ const meanLoss = defineOp<{ rows: tf.Tensor; labels: tf.Tensor }, Ignoring & { s
     const [logarithm, picked, mean] = tf.unstack(rows);
     // Without smoothing the mean is left out, and not multiplied by 0: it is -infinity where a logit is.
     const aim = smoothing ? picked!.mul(1 - smoothing).add(mean!.mul(smoothing)) : picked!;
-    return masked(logarithm!.sub(aim), labels, ignored).sum().div(counting(labels, ignored).sum());
+    return masked(logarithm!.sub(aim), labels, ANY, ignored).sum().div(counting(labels, ignored).sum());
   },
   saves: { inputs: ["labels"] },
   gradient: (dy, { labels }, { ignored, smoothing }) => ({

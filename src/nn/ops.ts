@@ -1,7 +1,6 @@
 /** The operations that tfjs lacks or saves too much for. Each is declared once: formula, gradient, source. */
 import { gatherBfloat16, isBfloat16, matMulBfloat16, toBfloat16, toFloat32 } from "../engine/bfloat16";
 import { isFrozen, multiply, multiplyBack, plain, runsPacked } from "../engine/frozen";
-import { hasNative } from "../engine/native";
 import { defineOp } from "../engine/op";
 import { isQuantised } from "../engine/quantised";
 import { recordingsDependOn } from "../engine/recording";
@@ -59,15 +58,12 @@ const project = defineOp<Product, Record<string, never>>("Project", {
   }),
 });
 
-/** Rows for which reading a plain bfloat16 weight once, where it stands, is the fastest way: a decoder's head. */
-const FEW = 4;
-const fits = ({ x, weight }: Product): boolean => runsPacked(weight) || (x.size <= FEW * weight.shape[1] && hasNative("linearFloat"));
-
 /** With a bfloat16 or quantised weight, which is frozen: x is not needed for any gradient, and not kept. */
 const projectFrozen = defineOp<Product, Record<string, never>>("ProjectFrozen", {
   formula: linearFormula,
   kernels: {
-    tensorflow: (inputs) => (fits(inputs) ? multiply(inputs.x, inputs.weight, { bias: inputs.bias })[0] : linearFormula(inputs)),
+    tensorflow: (inputs) =>
+      runsPacked(inputs.weight) ? multiply(inputs.x, inputs.weight, { bias: inputs.bias })[0] : linearFormula(inputs),
   },
   saves: { inputs: ["weight"] },
   gradient: (dy, { weight }) => ({
