@@ -20,26 +20,58 @@ import {
   rotate,
 } from "../nn/layers";
 import type { Rotary } from "../nn/rope";
-import { rotaryParameters } from "../nn/rope-scaling";
+import { type RopeConfig, rotaryParameters } from "../nn/rope-scaling";
 import { matrix, type Params, repeat } from "../nn/spec";
 import { at, noTap, type Tap } from "../nn/tap";
+import { checkHeads, checkKnown, readConfig } from "./config";
 
-export type LlamaConfig = {
-  vocab_size: number;
-  hidden_size: number;
-  intermediate_size: number;
-  num_hidden_layers: number;
-  num_attention_heads: number;
+const DEFAULTS = {
+  vocab_size: 151936,
+  hidden_size: 4096,
+  intermediate_size: 22016,
+  num_hidden_layers: 32,
+  num_attention_heads: 32,
+  max_position_embeddings: 32768,
+  rms_norm_eps: 1e-6,
+  hidden_act: "silu",
+  use_sliding_window: false,
+};
+/** Keys that change nothing here: sliding_window and max_window_layers count only with use_sliding_window, layer_types repeats what these say. */
+const UNUSED =
+  "attention_dropout sliding_window max_window_layers layer_types head_dim num_key_value_heads rope_theta rope_scaling rope_parameters mlp_bias pretraining_tp eos_token_id".split(
+    " ",
+  );
+
+export type LlamaConfig = typeof DEFAULTS & {
   num_key_value_heads: number;
   head_dim: number;
-  max_position_embeddings: number;
-  rms_norm_eps: number;
   tie_word_embeddings: boolean;
   /** Biases of q, k and v: Qwen2's. */
   qkv_bias: boolean;
   /** The keys of the rotary positions, as the file has them. */
-  rope: Parameters<typeof rotaryParameters>[0];
+  rope: RopeConfig;
 };
+
+/**
+ * A language model's part of config.json -> config with every value present.
+ *
+ * @param how qkv_bias of the family; tied: what `tie_word_embeddings` is where the part itself does not say
+ * @throws listing unhandled keys and impossible sizes
+ */
+export function llamaConfig(raw: unknown, where: string, how: { qkv_bias: boolean; tied: boolean }): LlamaConfig {
+  const c = readConfig(raw, DEFAULTS, where, UNUSED) as typeof DEFAULTS;
+  const rope = (raw ?? {}) as RopeConfig & { num_key_value_heads?: number; tie_word_embeddings?: boolean };
+  checkKnown(`${where}: hidden_act`, c.hidden_act, ["silu"]);
+  if (c.use_sliding_window) throw new Error(`${where}: use_sliding_window true is not handled here; it changes what the model computes`);
+  const head_dim = rope.head_dim ?? c.hidden_size / c.num_attention_heads;
+  if (!Number.isInteger(head_dim)) checkHeads(where, c);
+  const num_key_value_heads = rope.num_key_value_heads ?? c.num_attention_heads;
+  if (c.num_attention_heads % num_key_value_heads !== 0)
+    throw new Error(
+      `${where}: num_attention_heads ${c.num_attention_heads} do not divide among num_key_value_heads ${num_key_value_heads}`,
+    );
+  return { ...c, ...how, head_dim, num_key_value_heads, tie_word_embeddings: rope.tie_word_embeddings ?? how.tied, rope };
+}
 
 const blockSpec = (name: string, c: LlamaConfig) => {
   const { hidden_size: D, intermediate_size: F, head_dim } = c;

@@ -144,6 +144,12 @@ function attendByFormula(block: Inside, x: Plain, mask: tf.Tensor4D | undefined,
   return z;
 }
 
+/** The rows of a cache that count. */
+const withoutRoom = ({ q, k, v }: Plain, used: number): Plain => {
+  const [keys, values] = [k, v].map((y) => toFloat32(y).slice([0, 0, 0], [y.shape[0], used, y.shape[2]]));
+  return { q, k: keys as tf.Tensor3D, v: values as tf.Tensor3D };
+};
+
 const asPlain = ([q, k, v]: tf.Tensor[]): Plain => ({ q, k, v }) as Plain;
 
 function checkHeads({ q, k, v }: Plain, { heads, groups = heads }: Heads): void {
@@ -168,7 +174,7 @@ export function attend(x: Plain & { used?: number }, shape: Heads, mask: Mask = 
   const [block, attributes] = [insideBlock(), { heads, groups, scale, causal: mask.causal ?? false }];
   if (block && fitsAttention(x.q.shape[2] / heads)) return leanAttention(block, { ...x, ...mask, heads, groups, scale });
   const added = blocked(mask);
-  if (block) return attendByFormula(block, x, added, attributes);
+  if (block) return attendByFormula(block, x.used === undefined ? x : withoutRoom(x, x.used), added, attributes);
   const { q, k, v } = x;
   return (added ? attendMasked({ q, k, v, mask: added }, attributes) : attendAll({ q, k, v }, attributes)) as tf.Tensor3D;
 }

@@ -1,0 +1,174 @@
+/** The towers of vision-language models against PyTorch's numbers, layer by layer: Q-Former, InternViT with its projector, a Qwen2 decoder with a cache. */
+import assert from "node:assert/strict";
+import { join } from "node:path";
+import { before, test } from "node:test";
+import { engine, tf } from "vitrine/engine";
+import { openCheckpoint } from "vitrine/files/checkpoint";
+import { embedPrompt, internVLConfig, internVLSpec, projectImages } from "vitrine/models/internvl";
+import { llama, llamaConfig, llamaLogits, llamaRotary } from "vitrine/models/llama";
+import { qFormerConfig, qFormerSpec, queryPicture } from "vitrine/models/qformer";
+import { makeCache } from "vitrine/nn/cache";
+import { type Dtype, disposeParams, leaves, loadWeights } from "vitrine/nn/spec";
+import { record } from "vitrine/nn/tap";
+import { ATTENTION, channelsLast, Checks, FLOAT, openOracle } from "../parity/check";
+import { cosine, expectClose, expectSame, farthest, keepsTensorCount, messageOf } from "../support/close";
+
+before(() => engine().then(() => {}));
+
+const ORACLE = join(__dirname, "..", "oracle");
+const TOWERS = join(ORACLE, "towers");
+
+function allHold(checks: Checks): void {
+  assert.ok(checks.rows.length > 0);
+  assert.deepEqual(
+    checks.rows.filter((row) => !row.ok),
+    [],
+  );
+}
+
+const tensorOf = ({ values, shape }: { values: Float32Array; shape: number[] }) => tf.tensor(values, shape);
+
+/** A part of a checkpoint: what its spec names. */
+function loadPart<S>(folder: string, spec: S, dtype: Dtype = "float32") {
+  const checkpoint = openCheckpoint(folder);
+  const names = new Set(leaves(spec).map((leaf) => leaf.spec.name));
+  const tensors = new Map([...checkpoint.tensors].filter(([name]) => names.has(name)));
+  const params = loadWeights(spec, tensors, { dtype, where: folder });
+  const dispose = () => {
+    disposeParams(spec, params);
+    checkpoint.close();
+  };
+  return { params, dispose };
+}
+
+test("queryPicture() gives the Q-Former's hidden states and attentions of transformers", () => {
+  const oracle = openOracle(TOWERS, "blip2_opt");
+  const folder = join(ORACLE, "blip2_opt", "model");
+  const { config, tensors, close } = openCheckpoint(folder);
+  const c = qFormerConfig(config.qformer_config);
+  const { params: p, dispose } = loadPart(folder, qFormerSpec(c, "qformer."));
+  const token = tensors.get("query_tokens")!;
+  const states = tensorOf(oracle.array("vision.last_hidden_state")) as tf.Tensor3D;
+  const queries = tf.tensor(new Float32Array(token.read().buffer), token.shape).tile([states.shape[0], 1, 1]) as tf.Tensor3D;
+  const { tap, seen } = record();
+  const last = queryPicture(p, c, { queries, states }, tap);
+  const [checks, forward] = [new Checks("blip2_opt"), oracle.cases.forward[0].qformer];
+  const see = (name: string, what: string, tolerance = FLOAT) => checks.tensor(name, seen.get(name), oracle.array(what), tolerance);
+  see("qformer.embed", forward.hidden[0]);
+  for (let i = 0; i < c.num_hidden_layers; i++) see(`qformer.layers.${i}.out`, forward.hidden[i + 1]);
+  for (const [layer, name] of Object.entries(forward.cross_attention as { [layer: string]: string }))
+    see(`qformer.layers.${layer}.cross.pattern`, name, ATTENTION);
+  see("qformer.layers.0.self.pattern", "qformer.self_attention.0", ATTENTION);
+  allHold(checks);
+  expectSame(queryPicture(p, c, { queries, states }).dataSync(), last.dataSync(), "looking changes no digit");
+  const all = tf.ones([states.shape[0], states.shape[1]], "int32") as tf.Tensor2D;
+  expectClose(queryPicture(p, c, { queries, states, statesMask: all }).dataSync(), last.dataSync(), 1e-6, "a mask that hides nothing");
+  const half = all.mul(tf.range(0, states.shape[1], 1, "int32").less(5).cast("int32")) as tf.Tensor2D;
+  const short = states.slice([0, 0, 0], [-1, 5, -1]);
+  expectClose(
+    queryPicture(p, c, { queries, states, statesMask: half }).dataSync(),
+    queryPicture(p, c, { queries, states: short }).dataSync(),
+    1e-6,
+    "masked states are as if they were not there",
+  );
+  dispose();
+  close();
+});
+
+/** InternVL's weights, its inputs of the oracle, and what takes part in a forward pass. */
+function internVL(dtype: Dtype) {
+  const oracle = openOracle(TOWERS, "internvl_hf");
+  const folder = join(oracle.folder, "model");
+  const checkpoint = openCheckpoint(folder);
+  const config = internVLConfig(checkpoint.config);
+  const params = loadWeights(internVLSpec(config), checkpoint.tensors, { dtype, where: folder });
+  const { values, shape } = oracle.array("forward.input_ids");
+  const ids = tf.tensor2d(Int32Array.from(values), shape as [number, number], "int32");
+  const pixels = channelsLast(oracle.array("forward.pixel_values"));
+  const rotary = llamaRotary(config.text_config);
+  return { oracle, config, params, ids, pixels, rotary };
+}
+
+test("InternVL's picture tower, projector and decoder give the hidden states, attentions and logits of transformers", () => {
+  const { oracle, config, params, ids, pixels, rotary } = internVL("float32");
+  const { tap, seen } = record();
+  const images = projectImages(params, config, pixels, tap);
+  const x = llama(params.language, config.text_config, { embeddings: embedPrompt(params, config, ids, images), rotary, tap });
+  const [checks, forward] = [new Checks("internvl_hf"), oracle.cases.forward[0]];
+  const hidden = (prefix: string, names: string[]) =>
+    names.forEach((name, i) => {
+      const at = i === 0 ? `${prefix}blocks.0.resid_pre` : `${prefix}blocks.${i - 1}.resid_post`;
+      checks.tensor(at, seen.get(at), oracle.array(name), FLOAT);
+    });
+  hidden("vision.", forward.vision_hidden);
+  checks.tensor("projector", images, oracle.array(forward.projector), FLOAT);
+  hidden("", forward.lm_hidden);
+  checks.tensor("attention", seen.get("blocks.0.attn.pattern"), oracle.array(forward.lm_attention_layer0), ATTENTION);
+  checks.tensor("final", x, oracle.array(forward.lm_last_hidden_state), FLOAT);
+  checks.tensor("logits", llamaLogits(params.language, x), oracle.array(forward.logits), FLOAT);
+  allHold(checks);
+});
+
+for (const dtype of ["float32", "bfloat16", "int8", "nf4"] as const)
+  test(`a decoder in ${dtype} says the same with a cache, however the prompt is cut`, async () => {
+    const { config, params, ids, pixels, rotary } = internVL(dtype);
+    const embeddings = embedPrompt(params, config, ids, projectImages(params, config, pixels));
+    const N = embeddings.shape[1];
+    const whole = llama(params.language, config.text_config, { embeddings, rotary });
+    await keepsTensorCount(() => {
+      for (const cuts of [[N], [N - 3, 1, 1, 1], [5, 20, N - 25]]) {
+        const cache = makeCache(config.text_config.num_hidden_layers, N + 2);
+        let at = 0;
+        for (const count of cuts) {
+          const part = embeddings.slice([0, at, 0], [1, count, -1]);
+          const y = llama(params.language, config.text_config, { embeddings: part, rotary, cache });
+          const want = whole.slice([0, at, 0], [1, count, -1]);
+          // In 8 or 4 bits up to 8 rows are multiplied in float32, more in bfloat16.
+          const close = dtype === "float32" ? 1e-5 : dtype === "bfloat16" ? 4e-2 : 8e-2;
+          expectClose(y.dataSync(), want.dataSync(), close, `${cuts}, from ${at} on`);
+          tf.dispose([part, y, want]);
+          at += count;
+        }
+        assert.equal(cache.length, N);
+        cache.dispose();
+      }
+    });
+  });
+
+test("bfloat16 weights leave a decoder's logits near those of float32", () => {
+  const logits = (dtype: Dtype) => {
+    const { config, params, ids, pixels, rotary } = internVL(dtype);
+    const embeddings = embedPrompt(params, config, ids, projectImages(params, config, pixels));
+    return llamaLogits(params.language, llama(params.language, config.text_config, { embeddings, rotary })).dataSync();
+  };
+  const [want, got] = [logits("float32"), logits("bfloat16")];
+  assert.ok(cosine(got, want) > 0.9995, `cosine ${cosine(got, want)}`);
+  assert.ok(farthest(got, want) < 0.1 * Math.max(...Array.from(want, Math.abs)));
+});
+
+test("embedPrompt() and the cache say what does not fit", async () => {
+  const { config, params, ids, pixels, rotary } = internVL("float32");
+  const images = projectImages(params, config, pixels);
+  await messageOf(() => embedPrompt(params, config, ids), "image tokens (id 481), the pictures give 0; each tile needs 4");
+  await messageOf(() => embedPrompt(params, config, ids, images.slice([0, 0, 0], [1, -1, -1])), "the pictures give 4 (1 tiles of 4)");
+  const cache = makeCache(config.text_config.num_hidden_layers, 8);
+  const embeddings = embedPrompt(params, config, ids, images);
+  await messageOf(
+    () => llama(params.language, config.text_config, { embeddings, rotary, cache }),
+    `${ids.size} tokens do not fit the room for 8`,
+  );
+  cache.dispose();
+});
+
+test("internVLConfig() and llamaConfig() refuse what they do not compute", async () => {
+  const how = { qkv_bias: true, tied: false };
+  await messageOf(() => llamaConfig({ hidden_act: "relu" }, "text_config", how), 'hidden_act "relu" is not known; known: silu');
+  await messageOf(() => llamaConfig({ use_sliding_window: true }, "text_config", how), "use_sliding_window true is not handled here");
+  await messageOf(
+    () => llamaConfig({ num_attention_heads: 6, num_key_value_heads: 4, hidden_size: 48 }, "t", how),
+    "6 do not divide among num_key_value_heads 4",
+  );
+  await messageOf(() => llamaConfig({ logit_softcapping: 30 }, "text_config", how), "logit_softcapping: not handled here");
+  await messageOf(() => internVLConfig({ vision_config: { use_qk_norm: true } }), "use_qk_norm true");
+  await messageOf(() => internVLConfig({ vision_config: { norm_type: "rms_norm" } }), 'norm_type "rms_norm" is not known');
+});
