@@ -22,6 +22,10 @@ type Device = {
 type Backend = {
   device: Device;
   tensorMap: { has(id: object): boolean; get(id: object): { resource?: object | null; values?: object | null } };
+  stagingPendingDisposal: object[];
+  ensureCommandEncoderReady(): void;
+  endComputePassEncoder(): void;
+  submitQueue(): void;
   uploadToGPU(dataId: object): void;
   read(dataId: object): Promise<unknown>;
   readSync(dataId: object): unknown;
@@ -68,45 +72,59 @@ function describeAdapter({ vendor, architecture, device, description, isFallback
 }
 
 /**
- * Errors instead of silent zeros. Every buffer remembers between which two reads it was first filled; when a command was refused, the
- * buffers of that time are lost, and who reads or computes with one is told so. Others, and new ones, go on.
+ * Errors instead of silent zeros. A refused command takes along all that was recorded with it. So every buffer that a command fills remembers
+ * its time, which ends with each read and each refusal; the buffers of a time with a refusal are lost, and who reads or computes with one is
+ * told so. Others, and new ones, go on.
  */
 function watch(backend: Backend): void {
   const born = new WeakMap<object, number>();
   const refused = new Map<number, string>();
-  let [now, gone] = [0, ""];
+  let [now, reading, gone] = [0, 0, ""];
   backend.device.addEventListener("uncapturederror", ({ error }) => {
     const reason = error.message.trim().split("\n")[0]!;
-    for (const time of [now - 1, now]) if (!refused.has(time)) refused.set(time, reason); // the event may come after the read has begun
+    for (const time of reading ? [now - 1, now] : [now]) if (!refused.has(time)) refused.set(time, reason); // a read may have begun before
+    now += 1;
   });
   void backend.device.lost.then(({ reason, message }) => {
-    gone = `the GPU was lost (${[reason, message].filter(Boolean).join(": ")}), and all tensors with it. Start the kernel or program again; if it happens again, compute less at once (smaller batches)`;
+    gone = [reason, message].filter(Boolean).join(": ");
   });
   const check = (dataId: object) => {
-    if (gone) throw new Error(`WebGPU: ${gone}`);
-    const reason = refused.get(born.get(dataId) ?? -1);
-    if (reason)
+    if (gone)
       throw new Error(
-        `WebGPU: this tensor was never computed, because the GPU refused a command: ${reason} Make it again, from tensors that can be read; if memory ran out, with smaller batches`,
+        `WebGPU: the GPU was lost (${gone}), and all tensors with it. Start the kernel or program again; if it happens again, compute less at once (smaller batches)`,
       );
+    const reason = refused.get(born.get(dataId) ?? -1);
+    if (!reason) return;
+    backend.ensureCommandEncoderReady(); // what was recorded beside it is lost too; the next command begins anew
+    backend.endComputePassEncoder();
+    backend.submitQueue();
+    throw new Error(
+      `WebGPU: this tensor was never computed, because the GPU refused a command: ${reason} Make it again, from tensors that can be read; if memory ran out, with smaller batches`,
+    );
   };
   const { uploadToGPU, read, readSync } = backend;
   backend.uploadToGPU = (dataId) => {
-    if (!backend.tensorMap.get(dataId).resource) born.set(dataId, now);
     check(dataId);
+    const { resource, values } = backend.tensorMap.get(dataId);
+    const staged = backend.stagingPendingDisposal.length;
     uploadToGPU.call(backend, dataId);
+    const written = values && backend.stagingPendingDisposal.length === staged; // by the processor, with no command that could be refused
+    if (!resource && !written) born.set(dataId, now);
   };
   backend.read = async (dataId) => {
-    if (backend.tensorMap.has(dataId) && !backend.tensorMap.get(dataId).values) check(dataId);
-    const reading = read.call(backend, dataId);
-    now += 1;
-    try {
-      const values = await reading;
+    const data = backend.tensorMap.has(dataId) ? backend.tensorMap.get(dataId) : undefined;
+    if (!data || data.values) return read.call(backend, dataId);
+    for (let trial = 1; ; trial++) {
       check(dataId);
-      return values;
-    } catch (error) {
+      const refusals = refused.size;
+      const values = read.call(backend, dataId);
+      now += 1;
+      reading += 1;
+      await values.finally(() => (reading -= 1)).catch(() => check(dataId));
       check(dataId);
-      throw error;
+      if (refused.size === refusals) return values;
+      data.values = null; // the copy was recorded with a refused command: once more
+      if (trial === 3) throw new Error(`WebGPU: the GPU refuses to give this tensor out: ${[...refused.values()].at(-1)}`);
     }
   };
   backend.readSync = (dataId) => {
