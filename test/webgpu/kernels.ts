@@ -1,7 +1,7 @@
 /** Run by test/webgpu/webgpu.test.ts in a process on WebGPU: its kernels, forward and gradients, beside the formulas on tfjs's `cpu` backend. */
 import { random } from "vitrine/data/random";
 import { engine, tf } from "vitrine/engine";
-import { attend } from "vitrine/nn/attend";
+import { attend, type Heads } from "vitrine/nn/attend";
 import { gelu, layerNormOp, linearProduct, quickGelu } from "vitrine/nn/ops";
 
 /** `worst`: the largest distance of a number, as a share of the largest number or of 1. programs: how many ran for the forward pass. */
@@ -25,16 +25,18 @@ const blocking = (shape: number[]): Arrays[number] => {
 const norm: Op = (x, weight, bias) => layerNormOp(x, weight as tf.Tensor1D, bias as tf.Tensor1D, 1e-5);
 const linear: Op = (x, weight, bias) => linearProduct(x, weight as tf.Tensor2D, bias as tf.Tensor1D);
 const attention =
-  (heads: number): Op =>
-  (q, k, v, mask) =>
-    attend({ q: q as tf.Tensor3D, k: k as tf.Tensor3D, v: v as tf.Tensor3D, mask: mask as tf.Tensor4D | undefined }, heads);
+  (shape: Heads, causal: boolean): Op =>
+  (q, k, v, bias) =>
+    attend({ q: q as tf.Tensor3D, k: k as tf.Tensor3D, v: v as tf.Tensor3D }, shape, { causal, bias: bias as tf.Tensor4D | undefined });
 
 const far = { shape: [9], values: Float32Array.of(-1e30, -1e4, -88, -14, 0, 14, 88, 1e4, 1e30) };
 
-function attends(B: number, N: number, M: number, heads: number, dh: number, mask?: number[]): Case {
-  const name = `attention [${B}, ${N}, ${heads} x ${dh}] to ${M} keys${mask ? `, mask [${mask}]` : ""}`;
-  const inputs = [noise([B, N, heads * dh]), noise([B, M, heads * dh]), noise([B, M, heads * dh])];
-  return { name, op: attention(heads), inputs, constants: mask && [blocking(mask)] };
+type More = { groups?: number; causal?: boolean; scale?: number; mask?: number[] };
+function attends(B: number, N: number, M: number, heads: number, dh: number, more: More = {}): Case {
+  const { groups = heads, causal = false, scale, mask } = more;
+  const name = `attention [${B}, ${N}, ${heads} x ${dh}] to ${M} keys ${JSON.stringify(more)}`;
+  const inputs = [noise([B, N, heads * dh]), noise([B, M, groups * dh]), noise([B, M, groups * dh])];
+  return { name, op: attention({ heads, groups, scale }, causal), inputs, constants: mask && [blocking(mask)] };
 }
 
 const norms = [
@@ -69,9 +71,11 @@ const attentions = [
   attends(1, 16, 17, 2, 8),
   attends(2, 67, 67, 2, 64),
   attends(1, 33, 70, 1, 128),
-  attends(2, 65, 65, 2, 16, [1, 1, 65, 65]),
-  attends(3, 7, 7, 2, 8, [3, 1, 7, 7]),
-  attends(2, 5, 9, 3, 4, [2, 1, 1, 9]),
+  attends(2, 65, 65, 2, 16, { mask: [1, 1, 65, 65] }),
+  attends(3, 7, 7, 2, 8, { mask: [3, 1, 7, 7], causal: true }),
+  attends(2, 5, 9, 3, 4, { mask: [2, 1, 1, 9], scale: 0.3 }),
+  attends(2, 3, 18, 6, 8, { groups: 2, causal: true }),
+  attends(1, 66, 66, 4, 16, { groups: 1, mask: [1, 4, 66, 66] }),
   attends(1, 3, 3, 1, 6), // heads of 6 are for the formula
 ];
 /** Every key blocked for the first query: a uniform pattern. */
