@@ -78,7 +78,7 @@ const STATISTICS: Walk = {
       weight = weight + p;
       delta = delta + p * along(j);
     }`,
-  after: "result[(batch * uniforms.heads + head) * uniforms.queries + own] = vec4<f32>(largest, 1.0 / weight, delta / weight, 0.0);",
+  after: "result[plane * uniforms.queries + own] = vec4<f32>(largest, 1.0 / weight, delta / weight, 0.0);",
 };
 
 const writeSum = "for (var c = 0; c < ROW; c = c + 1) { result[mine + c] = sum[c]; }";
