@@ -1,6 +1,7 @@
 /** What unit vectors are for: zero-shot classes, retrieval with its metrics, nearest neighbours. Results are Arquero tables. */
 import * as aq from "arquero";
 import { embedImages, embedTexts, type EmbedImagesOptions, type Embeddings } from "./embed";
+import { take } from "./engine/read";
 import { tf } from "./engine/tf";
 import type { PictureSource } from "./image/picture";
 import type { Clip } from "./models/index";
@@ -8,10 +9,10 @@ import type { Clip } from "./models/index";
 export type Table = ReturnType<typeof aq.table>;
 
 /** Cosines of every row of a with every row of b. -> [a.count][b.count], row by row */
-export function similarity(a: Embeddings, b: Embeddings): Float32Array {
+export async function similarity(a: Embeddings, b: Embeddings): Promise<Float32Array> {
   if (a.width !== b.width)
     throw new RangeError(`similarity: vectors of ${a.width} and of ${b.width} numbers; both must come from one model`);
-  return tf.tidy(() => tf.matMul(matrix(a), matrix(b), false, true).dataSync() as Float32Array);
+  return take(tf.tidy(() => tf.matMul(matrix(a), matrix(b), false, true)));
 }
 
 /** A flat array as `count` rows of equal length, for the figures. */
@@ -51,10 +52,11 @@ export async function zeroShot(
   );
   const images = await embedImages(model, pictures, options);
   if (images.count === 0 || prompts.count < labels.length * templates.length) return aq.from([]); // interrupted before the first picture
-  const scores = tf.tidy(() => {
+  const probabilities = tf.tidy(() => {
     const classes = matrix(prompts).reshape([labels.length, templates.length, prompts.width]).mean(1) as tf.Tensor2D;
-    return tf.softmax(model.logits(matrix(images), classes)).dataSync() as Float32Array;
+    return tf.softmax(model.logits(matrix(images), classes));
   });
+  const scores = await take(probabilities);
   const predictions = images.indices.map((picture, row) =>
     labels.map((label, i) => ({ picture, label, score: scores[row * labels.length + i] })).sort((a, b) => b.score - a.score),
   );
@@ -65,8 +67,8 @@ export async function zeroShot(
  * The k rows of `index` that are nearest to each row of `queries`.
  * @returns a table of query, rank (1 = nearest), row (of the index), score (cosine)
  */
-export function neighbours(queries: Embeddings, index: Embeddings, k = 5): Table {
-  const cosines = similarity(queries, index);
+export async function neighbours(queries: Embeddings, index: Embeddings, k = 5): Promise<Table> {
+  const cosines = await similarity(queries, index);
   const hits = Array.from({ length: queries.count }, (_, query) => {
     const line = cosines.subarray(query * index.count, (query + 1) * index.count);
     const order = Array.from(line.keys()).sort((a, b) => line[b] - line[a] || a - b);
@@ -81,10 +83,10 @@ export function neighbours(queries: Embeddings, index: Embeddings, k = 5): Table
  *
  * @returns a table of direction, R@1, R@5, R@10 (shares from 0 to 1), random (R@1 of guessing), count
  */
-export function retrieval(images: Embeddings, texts: Embeddings): Table {
+export async function retrieval(images: Embeddings, texts: Embeddings): Promise<Table> {
   if (images.count !== texts.count)
     throw new RangeError(`retrieval: ${images.count} pictures and ${texts.count} texts; row i of one must belong to row i of the other`);
-  const directions = { "text → image": ranks(texts, images), "image → text": ranks(images, texts) };
+  const directions = { "text → image": await ranks(texts, images), "image → text": await ranks(images, texts) };
   const within = (list: number[], k: number) => list.filter((rank) => rank <= k).length / list.length;
   return aq.from(
     Object.entries(directions).map(([direction, list]) => ({
@@ -99,8 +101,8 @@ export function retrieval(images: Embeddings, texts: Embeddings): Table {
 }
 
 /** The place, from 1, at which each query's own partner is found. */
-export function ranks(queries: Embeddings, index: Embeddings): number[] {
-  const cosines = similarity(queries, index);
+export async function ranks(queries: Embeddings, index: Embeddings): Promise<number[]> {
+  const cosines = await similarity(queries, index);
   return Array.from({ length: queries.count }, (_, i) => {
     const line = cosines.subarray(i * index.count, (i + 1) * index.count);
     return line.reduce((n, score, j) => n + (j !== i && !(score < line[i]) ? 1 : 0), 1);

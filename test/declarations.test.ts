@@ -157,8 +157,8 @@ export async function cells() {
   // @ts-expect-error no such way
   await embedImages(clip, ["cat.png"], { onError: "ignore" });
   const texts = await embedTexts(clip, rows.map((row) => row.caption), { signal: interruptSignal() });
-  const shares: unknown[] = retrieval(images, texts).objects();
-  neighbours(texts, images, 3).print();
+  const shares: unknown[] = (await retrieval(images, texts)).objects();
+  (await neighbours(texts, images, 3)).print();
   (await zeroShot(clip, ["cat.png"], ["cat"], { templates: ["a {}"] })).print();
   // @ts-expect-error labels are a list
   await zeroShot(clip, ["cat.png"], "cat");

@@ -29,32 +29,32 @@ const axes = embeddings([1, 0, 0], [0, 1, 0], [0, 0, 1]);
 const texts = embeddings([0.8, 0.6, 0], [0.9, 0.3, 0.1], [0, 0.2, 0.7]);
 
 test("similarity() is every dot product, row by row", async () => {
-  expectClose(similarity(texts, axes), texts.values, 1e-7);
-  expectClose(similarity(axes, texts), [0.8, 0.9, 0, 0.6, 0.3, 0.2, 0, 0.1, 0.7], 1e-7);
+  expectClose(await similarity(texts, axes), texts.values, 1e-7);
+  expectClose(await similarity(axes, texts), [0.8, 0.9, 0, 0.6, 0.3, 0.2, 0, 0.1, 0.7], 1e-7);
   await messageOf(() => similarity(axes, embeddings([1, 2])), "similarity: vectors of 3 and of 2 numbers; both must come from one model");
 });
 
-test("retrieval() of a 3 x 3 case worked out by hand", () => {
+test("retrieval() of a 3 x 3 case worked out by hand", async () => {
   // text -> image: text 0 finds image 0 first (0.8 > 0.6 > 0); text 1 finds image 1 second (0.9 > 0.3); text 2 finds image 2 first.
-  assert.deepEqual(ranks(texts, axes), [1, 2, 1]);
+  assert.deepEqual(await ranks(texts, axes), [1, 2, 1]);
   // image -> text: image 0 prefers text 1 (0.9 > 0.8); image 1 prefers text 0 (0.6 > 0.3); image 2 finds its own.
-  assert.deepEqual(ranks(axes, texts), [2, 2, 1]);
-  assert.deepEqual(retrieval(axes, texts).objects(), [
+  assert.deepEqual(await ranks(axes, texts), [2, 2, 1]);
+  assert.deepEqual((await retrieval(axes, texts)).objects(), [
     { direction: "text → image", "R@1": 2 / 3, "R@5": 1, "R@10": 1, random: 1 / 3, count: 3 },
     { direction: "image → text", "R@1": 1 / 3, "R@5": 1, "R@10": 1, random: 1 / 3, count: 3 },
   ]);
 });
 
-test("ties count as found last, so that a model of one answer has no share in R@k; NaN is found last too", () => {
+test("ties count as found last, so that a model of one answer has no share in R@k; NaN is found last too", async () => {
   const same = embeddings(...Array.from({ length: 12 }, () => [1, 0]));
-  assert.deepEqual(ranks(same, same), new Array(12).fill(12));
-  const [row] = retrieval(same, same).objects() as Record<string, number>[];
+  assert.deepEqual(await ranks(same, same), new Array(12).fill(12));
+  const [row] = (await retrieval(same, same)).objects() as Record<string, number>[];
   assert.deepEqual([row["R@1"], row["R@5"], row["R@10"]], [0, 0, 0]);
   const broken = embeddings([Number.NaN, 1], [1, Number.NaN]);
-  assert.deepEqual(ranks(broken, broken), [2, 2]);
+  assert.deepEqual(await ranks(broken, broken), [2, 2]);
 });
 
-test("retrieval() counts R@5 and R@10 at their edges", () => {
+test("retrieval() counts R@5 and R@10 at their edges", async () => {
   // Query 0 finds its own at place i + 1 when i others are nearer.
   for (const [nearer, five, ten] of [
     [4, 1, 1],
@@ -64,11 +64,12 @@ test("retrieval() counts R@5 and R@10 at their edges", () => {
   ]) {
     const index = embeddings([0.5, 0], ...Array.from({ length: 11 }, (_, i) => [i < nearer ? 0.9 : 0.1, i + 1]));
     const queries = embeddings([1, 0], ...Array.from({ length: 11 }, () => [0, 1]));
-    assert.equal(ranks(queries, index)[0], nearer + 1);
-    const share = (k: number) => ranks(queries, index).filter((rank) => rank <= k).length / 12;
-    const [, row] = retrieval(queries, index).objects() as Record<string, number>[];
+    const places = await ranks(queries, index);
+    assert.equal(places[0], nearer + 1);
+    const share = (k: number) => places.filter((rank) => rank <= k).length / 12;
+    const [, row] = (await retrieval(queries, index)).objects() as Record<string, number>[];
     assert.deepEqual([row["R@5"], row["R@10"]], [share(5), share(10)]);
-    assert.deepEqual([ranks(queries, index)[0] <= 5 ? 1 : 0, ranks(queries, index)[0] <= 10 ? 1 : 0], [five, ten]);
+    assert.deepEqual([places[0] <= 5 ? 1 : 0, places[0] <= 10 ? 1 : 0], [five, ten]);
   }
 });
 
@@ -79,17 +80,17 @@ test("retrieval() refuses rows that do not belong together", async () => {
   );
 });
 
-test("neighbours() ranks from 1, nearest first, ties by row, k at most the index", () => {
+test("neighbours() ranks from 1, nearest first, ties by row, k at most the index", async () => {
   assert.deepEqual(
-    neighbours(embeddings([1, 0]), embeddings([0.5, 0], [0.9, 0], [0.5, 1], [-1, 0]), 3).objects(),
+    (await neighbours(embeddings([1, 0]), embeddings([0.5, 0], [0.9, 0], [0.5, 1], [-1, 0]), 3)).objects(),
     [
       [1, 0.9],
       [0, 0.5],
       [2, 0.5],
     ].map(([row, score], i) => ({ query: 0, rank: i + 1, row, score: Math.fround(score) })),
   );
-  assert.equal(neighbours(axes, axes, 10).numRows(), 9);
-  assert.deepEqual(neighbours(axes, axes, 1).array("row"), [0, 1, 2]);
+  assert.equal((await neighbours(axes, axes, 10)).numRows(), 9);
+  assert.deepEqual((await neighbours(axes, axes, 1)).array("row"), [0, 1, 2]);
 });
 
 test("rows() cuts a flat array into rows of one length", async () => {
@@ -110,7 +111,7 @@ test("zeroShot() gives each picture probabilities that sum to 1, in falling orde
     ),
   ];
   const scale = Math.exp(clip.params.logitScale.dataSync()[0]);
-  const cosines = similarity(images, prompts);
+  const cosines = await similarity(images, prompts);
   for (let i = 0; i < 3; i++) {
     const mine = table.filter((row) => row.picture === i);
     expectClose([mine.reduce((sum, row) => sum + row.score, 0)], [1], 1e-6);

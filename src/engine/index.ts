@@ -3,6 +3,7 @@ import { availableParallelism } from "node:os";
 import { installBfloat16 } from "./bfloat16";
 import { nativeKernels } from "./native";
 import { tf } from "./tf";
+import { startWebgpu } from "./webgpu";
 
 export { tf };
 
@@ -43,30 +44,33 @@ async function choose(wanted: string | undefined): Promise<Engine> {
   nativeKernels(); // reads VITRINE_NATIVE: a wrong value is no reason to take another backend
   const failures: string[] = [];
   for (const backend of wanted ? [wanted as Backend] : BACKENDS) {
-    let device: Engine["device"];
+    let started: Started;
     try {
-      device = await start[backend]();
+      started = await start[backend]();
     } catch (error) {
       failures.push(`${backend} (${(error as Error).message.split("\n")[0]})`);
       continue;
     }
     const skipped = failures.length ? `; passed over ${failures.join("; ")}. \`vitrine doctor\` tells how to get the better one` : "";
-    return { backend, device, bfloat16: backend === "tensorflow", why: `${describe(backend, device)}${skipped}` };
+    return { backend, device: started.device, bfloat16: backend === "tensorflow", why: `${describe(backend, started)}${skipped}` };
   }
   throw new Error(`no compute backend could start: ${failures.join("; ")}. Run \`npm run doctor\` for what is missing.`);
 }
 
-function describe(backend: Backend, device: "cpu" | "gpu"): string {
+function describe(backend: Backend, { device, on }: Started): string {
   const threads = process.env.VITRINE_THREADS ?? String(availableParallelism());
   const names = { tensorflow: "TensorFlow", webgpu: "WebGPU", wasm: "WebAssembly", cpu: "plain JavaScript" };
   const own = backend === "tensorflow" && device === "cpu" && nativeKernels().size === 0;
   const alone = own
     ? ` (its own ops only: ${process.env.VITRINE_NATIVE === "off" ? "VITRINE_NATIVE=off" : "the binding has no kernels"})`
     : "";
-  return `${names[backend]} on the ${device === "gpu" ? "GPU" : `CPU, ${threads} threads${alone}`}`;
+  return `${names[backend]} on ${on ?? (device === "gpu" ? "the GPU" : `the CPU, ${threads} threads${alone}`)}`;
 }
 
-const start: Record<Backend, () => Promise<"cpu" | "gpu">> = {
+/** `on`: words for the device, where the driver has some. */
+type Started = { device: "cpu" | "gpu"; on?: string };
+
+const start: Record<Backend, () => Promise<Started>> = {
   async tensorflow() {
     const threads = process.env.VITRINE_THREADS;
     if (threads) {
@@ -81,24 +85,12 @@ const start: Record<Backend, () => Promise<"cpu" | "gpu">> = {
       isUsingGpuDevice: boolean;
     };
     binding.releaseLibraryPages?.(); // 355 -> 108 MB resident; the first product brings 25 MB back
-    return isUsingGpuDevice ? "gpu" : "cpu";
+    return { device: isUsingGpuDevice ? "gpu" : "cpu" };
   },
   async webgpu() {
-    const dawn = require("webgpu") as { create(options: string[]): GpuLike; globals: object };
-    Object.assign(globalThis, dawn.globals);
-    const gpu = dawn.create([]);
-    Object.defineProperty(globalThis, "navigator", { value: { gpu }, configurable: true });
-    const adapter = await gpu.requestAdapter();
-    if (!adapter) throw new Error("no Vulkan, Metal or D3D12 adapter");
-    // A software rasteriser is slower than WebAssembly: only on request.
-    if (
-      /swiftshader|llvmpipe/i.test(JSON.stringify(adapter.info ?? {}) + adapter.info?.description) &&
-      process.env.VITRINE_BACKEND !== "webgpu"
-    )
-      throw new Error("only a software adapter");
-    require("@tensorflow/tfjs-backend-webgpu");
-    await use("webgpu");
-    return "gpu";
+    // A software adapter is slower than WebAssembly: only on request.
+    const { name, software } = await startWebgpu(process.env.VITRINE_BACKEND === "webgpu");
+    return software ? { device: "cpu", on: `a software adapter (${name}), slower than wasm` } : { device: "gpu", on: name };
   },
   async wasm() {
     const before = ERRORS.map((event) => process.rawListeners(event));
@@ -108,17 +100,15 @@ const start: Record<Backend, () => Promise<"cpu" | "gpu">> = {
     for (const [i, event] of ERRORS.entries())
       for (const listener of process.rawListeners(event))
         if (!before[i].includes(listener)) process.removeListener(event, listener as () => void);
-    return "cpu";
+    return { device: "cpu" };
   },
   async cpu() {
     await use("cpu");
-    return "cpu";
+    return { device: "cpu" };
   },
 };
 
 const ERRORS = ["uncaughtException", "unhandledRejection"] as const;
-
-type GpuLike = { requestAdapter(): Promise<{ info?: { description?: string } } | null> };
 
 async function use(backend: Backend): Promise<void> {
   const registered = tf.findBackend("cpu") as { firstUse?: boolean } | null;

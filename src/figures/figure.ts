@@ -4,10 +4,10 @@ export type Figure = { data: object[]; layout: object };
 /** Numbers in a row: an array or a typed array. */
 export type Vector = ArrayLike<number>;
 
-/** A matrix as rows of equal length: what `tensor.arraySync()` gives, or an array of Float32Array. */
+/** A matrix as rows of equal length: what `await tensor.array()` gives, or an array of Float32Array. */
 export type Rows = ArrayLike<Vector>;
 
-/** Attention of one layer, `[heads][queries][keys]`. For a batch of one, pass `pattern.arraySync()[0]`. */
+/** Attention of one layer, `[heads][queries][keys]`. For a batch of one, pass `(await pattern.array())[0]`. */
 export type Heads = ArrayLike<Rows>;
 
 /** `[rows, columns]` of a patch grid; ViT-B/32 at 224 pixels has `[7, 7]`. */

@@ -4,7 +4,7 @@ import type { Grid, Heads, Rows, Vector } from "./figure";
 /** [rows, columns] of a matrix; an error if it is empty or its rows differ in length. */
 export function shapeOf(where: string, what: string, rows: Rows): [number, number] {
   if (!(rows?.length > 0) || typeof rows[0] === "number" || !(rows[0]?.length > 0))
-    throw new RangeError(`${where}: ${what} is ${describe(rows)}, expected rows of numbers, such as tensor.arraySync() gives`);
+    throw new RangeError(`${where}: ${what} is ${describe(rows)}, expected rows of numbers, such as await tensor.array() gives`);
   const columns = rows[0].length;
   const odd = Array.from(rows).findIndex((row) => row.length !== columns);
   if (odd >= 0)
@@ -19,7 +19,9 @@ export function headsOf(where: string, pattern: Heads): [number, number, number]
   const nested = pattern?.[0]?.[0] as Vector | undefined;
   if (typeof nested !== "object") throw new RangeError(`${where}: pattern is ${describe(pattern)}, expected [heads][queries][keys]`);
   if (typeof nested[0] !== "number")
-    throw new RangeError(`${where}: pattern has 4 axes, expected [heads][queries][keys]; for a batch of one take pattern.arraySync()[0]`);
+    throw new RangeError(
+      `${where}: pattern has 4 axes, expected [heads][queries][keys]; for a batch of one take (await pattern.array())[0]`,
+    );
   const [queries, keys] = shapeOf(where, "head 0", pattern[0]);
   for (let head = 1; head < pattern.length; head++) {
     const [q, k] = shapeOf(where, `head ${head}`, pattern[head]);

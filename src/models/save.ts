@@ -3,7 +3,7 @@ import { copyFileSync, existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { writeFileAtomic } from "../files/atomic";
 import { readJson } from "../files/json";
-import { fromFloat32, saveSafetensors } from "../files/safetensors";
+import { fromFloat32, saveSafetensors, type TensorToSave } from "../files/safetensors";
 import type { Adaptable } from "../nn/lora";
 import { type FileDtype, weightValues } from "../nn/spec";
 
@@ -32,11 +32,10 @@ export async function saveModel(model: Adaptable, folder: string, { dtype = "flo
     throw new Error("saveModel: an adapter is attached, and would be lost; save it with saveAdapter, or merge it first with mergeLora");
   mkdirSync(folder, { recursive: true });
   const stored = dtype === "bfloat16" ? "BF16" : "F32";
-  const tensors = function* () {
-    for (const { name, shape, values } of weightValues(model.spec, model.params))
-      yield { name, dtype: stored, shape, data: fromFloat32(values, stored) } as const;
-  };
-  await saveSafetensors(join(folder, "model.safetensors"), [...tensors()], { format: "pt" });
+  const tensors: TensorToSave[] = [];
+  for await (const { name, shape, values } of weightValues(model.spec, model.params))
+    tensors.push({ name, dtype: stored, shape, data: fromFloat32(values, stored) });
+  await saveSafetensors(join(folder, "model.safetensors"), tensors, { format: "pt" });
   for (const name of COMPANIONS) {
     const from = join(model.folder, name);
     if (existsSync(from) && model.folder !== folder) copyFileSync(from, join(folder, name));

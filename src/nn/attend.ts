@@ -8,6 +8,7 @@ import { tf } from "../engine/tf";
 import { attentionGradientKernel, attentionKernel, fitsAttention } from "./kernels";
 import { type Inside, insideBlock, leanAttention, narrowed } from "./lean";
 import { attentionMask, paddingMask } from "./masks";
+import { attentionGradientWebgpu, attentionWebgpu } from "./webgpu-attention";
 
 /** Where queries may look. Without anything: everywhere. */
 export type Mask = {
@@ -106,23 +107,31 @@ function gradients(dz: tf.Tensor3D, saved: Inputs, attributes: Attributes): [tf.
 const native = (inputs: Inputs, attributes: Attributes): tf.Tensor =>
   attentionKernel(inputs, attributes)?.[0] ?? formula(inputs, attributes);
 
+const webgpu = (inputs: Inputs, attributes: Attributes): tf.Tensor => attentionWebgpu(inputs, attributes) ?? formula(inputs, attributes);
+
 const gradient = (dy: tf.Tensor, saved: object, attributes: Attributes) => {
   const [q, k, v] = tf.tidy(
-    () => attentionGradientKernel(dy, saved as Inputs, attributes) ?? gradients(dy as tf.Tensor3D, saved as Inputs, attributes),
+    () =>
+      attentionGradientWebgpu(dy, saved as Inputs, attributes) ??
+      attentionGradientKernel(dy, saved as Inputs, attributes) ??
+      gradients(dy as tf.Tensor3D, saved as Inputs, attributes),
   );
   return { q: () => q, k: () => k, v: () => v };
 };
 
 const attendAll = defineOp<Plain, Attributes>("Attend", {
   formula: ({ q, k, v }, attributes) => formula({ q, k, v }, attributes), // a mask would be lost to its gradient
-  kernels: { tensorflow: ({ q, k, v }, attributes) => native({ q, k, v }, attributes) },
+  kernels: {
+    tensorflow: ({ q, k, v }, attributes) => native({ q, k, v }, attributes),
+    webgpu: ({ q, k, v }, attributes) => webgpu({ q, k, v }, attributes),
+  },
   saves: { inputs: ["q", "k", "v"] },
   gradient,
 });
 /** The mask is a constant for the gradient. */
 const attendMasked = defineOp<Masked, Attributes>("AttendMasked", {
   formula,
-  kernels: { tensorflow: native },
+  kernels: { tensorflow: native, webgpu },
   saves: { inputs: ["q", "k", "v", "mask"] },
   gradient,
 });

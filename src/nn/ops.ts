@@ -6,6 +6,7 @@ import { isQuantised } from "../engine/quantised";
 import { recordingsDependOn } from "../engine/recording";
 import { tf } from "../engine/tf";
 import { activationGradientKernel, activationKernel, normGradientKernel, normKernel } from "./kernels";
+import { activationGradientWebgpu, activationWebgpu, normGradientWebgpu, normWebgpu, productWithBias } from "./webgpu";
 
 const rows = (x: tf.Tensor): tf.Tensor2D => x.reshape([-1, x.shape[x.shape.length - 1]!]) as tf.Tensor2D;
 
@@ -50,6 +51,12 @@ const gradientToBias = (dy: tf.Tensor): tf.Tensor => tf.tidy(() => rows(dy).sum(
 
 const project = defineOp<Product, Record<string, never>>("Project", {
   formula: linearFormula,
+  kernels: {
+    webgpu: (inputs) => {
+      const { x, weight, bias } = inputs;
+      return bias ? productWithBias(rows(x), weight, bias).reshape([...x.shape.slice(0, -1), weight.shape[0]]) : linearFormula(inputs);
+    },
+  },
   saves: { inputs: ["x", "weight"] },
   gradient: (dy, { x, weight }) => ({
     x: () => gradientToInput(dy, weight!),
@@ -103,13 +110,16 @@ function normFormula({ x, weight, bias }: { x: tf.Tensor; weight: tf.Tensor1D; b
 
 const normalise = defineOp<{ x: tf.Tensor; weight: tf.Tensor1D; bias: tf.Tensor1D }, { eps: number }>("LayerNorm", {
   formula: normFormula,
-  kernels: { tensorflow: (inputs, { eps }) => normKernel(inputs.x, inputs.weight, inputs.bias, eps)?.[0] ?? normFormula(inputs, { eps }) },
+  kernels: {
+    tensorflow: (inputs, { eps }) => normKernel(inputs.x, inputs.weight, inputs.bias, eps)?.[0] ?? normFormula(inputs, { eps }),
+    webgpu: ({ x, weight, bias }, { eps }) => normWebgpu(x, weight, bias, eps),
+  },
   saves: { inputs: ["x", "weight"] },
   gradient: (dy, { x, weight }, { eps }) => ({
     x: () =>
       tf.tidy(() => {
-        const native = normGradientKernel(dy, x!, weight!, eps, false);
-        if (native) return native[0];
+        const native = normGradientWebgpu(dy, x!, weight!, eps) ?? normGradientKernel(dy, x!, weight!, eps, false)?.[0];
+        if (native) return native;
         const { normal, inverse } = standardise(x!, eps);
         const g = dy.mul(weight!);
         return g
@@ -143,10 +153,13 @@ const density = (x: tf.Tensor): tf.Tensor =>
 
 const geluOp = defineOp<{ x: tf.Tensor }, Record<string, never>>("Gelu", {
   formula: ({ x }) => x.mul(phi(x)),
-  kernels: { tensorflow: ({ x }) => activationKernel(x, "gelu") ?? x.mul(phi(x)) },
+  kernels: { tensorflow: ({ x }) => activationKernel(x, "gelu") ?? x.mul(phi(x)), webgpu: ({ x }) => activationWebgpu(x, "gelu") },
   saves: { inputs: ["x"] },
   gradient: (dy, { x }) => ({
-    x: () => activationGradientKernel(dy, x!, "gelu") ?? tf.tidy(() => dy.mul(phi(x!).add(x!.mul(density(x!))))),
+    x: () =>
+      activationGradientWebgpu(dy, x!, "gelu") ??
+      activationGradientKernel(dy, x!, "gelu") ??
+      tf.tidy(() => dy.mul(phi(x!).add(x!.mul(density(x!))))),
   }),
 });
 
@@ -156,10 +169,14 @@ export const gelu = (x: tf.Tensor): tf.Tensor => geluOp({ x }, {});
 const QUICK = 1.702;
 const quickGeluOp = defineOp<{ x: tf.Tensor }, Record<string, never>>("QuickGelu", {
   formula: ({ x }) => x.mul(x.mul(QUICK).sigmoid()),
-  kernels: { tensorflow: ({ x }) => activationKernel(x, "quick_gelu") ?? x.mul(x.mul(QUICK).sigmoid()) },
+  kernels: {
+    tensorflow: ({ x }) => activationKernel(x, "quick_gelu") ?? x.mul(x.mul(QUICK).sigmoid()),
+    webgpu: ({ x }) => activationWebgpu(x, "quick_gelu"),
+  },
   saves: { inputs: ["x"] },
   gradient: (dy, { x }) => ({
     x: () =>
+      activationGradientWebgpu(dy, x!, "quick_gelu") ??
       activationGradientKernel(dy, x!, "quick_gelu") ??
       tf.tidy(() => {
         const scaled = x!.mul(QUICK);

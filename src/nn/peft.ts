@@ -42,16 +42,18 @@ const isOff = (value: unknown): boolean =>
 /** Saves an adapter where PEFT's `PeftModel.from_pretrained(base, folder)` finds it. Each file is replaced as a whole or not at all. */
 export async function saveAdapter(model: Adaptable, adapter: Adapter, folder: string): Promise<void> {
   mkdirSync(folder, { recursive: true });
-  await saveSafetensors(join(folder, WEIGHTS), adapter.modules.flatMap(moduleTensors), { format: "pt" });
+  const tensors = [];
+  for (const module of adapter.modules) tensors.push(...(await moduleTensors(module)));
+  await saveSafetensors(join(folder, WEIGHTS), tensors, { format: "pt" });
   await writeFileAtomic(join(folder, CONFIG), `${JSON.stringify(peftConfig(model, adapter), null, 2)}\n`);
 }
 
-function moduleTensors({ name, shape, A, B, magnitude }: AdapterModule) {
+async function moduleTensors({ name, shape, A, B, magnitude }: AdapterModule) {
   const [out, ...inner] = shape;
   const r = A.shape[0];
   const conv = inner.length === 3;
-  const entry = (part: keyof typeof PARTS, x: tf.Tensor, size: number[]) => {
-    const values = x.dataSync() as Float32Array;
+  const entry = async (part: keyof typeof PARTS, x: tf.Tensor, size: number[]) => {
+    const values = (await x.data()) as Float32Array;
     return {
       name: `${PREFIX}${name}.${PARTS[part]}`,
       dtype: "F32" as const,
@@ -59,8 +61,8 @@ function moduleTensors({ name, shape, A, B, magnitude }: AdapterModule) {
       data: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
     };
   };
-  const entries = [entry("A", A, [r, ...inner]), entry("B", B, conv ? [out, r, 1, 1] : [out, r])];
-  return magnitude ? [...entries, entry("magnitude", magnitude, conv ? [1, out, 1, 1] : [out])] : entries;
+  const entries = [await entry("A", A, [r, ...inner]), await entry("B", B, conv ? [out, r, 1, 1] : [out, r])];
+  return magnitude ? [...entries, await entry("magnitude", magnitude, conv ? [1, out, 1, 1] : [out])] : entries;
 }
 
 function peftConfig(model: Adaptable, { options, modules }: Adapter): object {

@@ -7,6 +7,7 @@ import { readsFiles, tensorFromFile } from "../engine/from-file";
 import { disposeFrozen, frozenWeight, frozenWeightFromBytes, frozenWeightFromFile } from "../engine/frozen";
 import { hasNative } from "../engine/native";
 import { type QuantisedDtype, quantisedTensor, quantiseRows } from "../engine/quantised";
+import { take } from "../engine/read";
 import { tf } from "../engine/tf";
 import { readBitsandbytes } from "../files/bitsandbytes";
 import { type TensorSource, toFloat32 } from "../files/safetensors";
@@ -188,10 +189,13 @@ function readQuantised(source: TensorSource, shape: [number, number], dtype: Qua
 }
 
 /** Every parameter with its name in the file, as float32 values on the JavaScript side; the inverse of `loadWeights`. */
-export function* weightValues(spec: unknown, params: unknown): Generator<{ name: string; shape: number[]; values: Float32Array }> {
+export async function* weightValues(
+  spec: unknown,
+  params: unknown,
+): AsyncGenerator<{ name: string; shape: number[]; values: Float32Array }> {
   for (const leaf of leaves(spec)) {
     const x = follow(params, leaf.path) as tf.Tensor;
-    const values = tf.tidy(() => widen(x).dataSync()) as Float32Array;
+    const values = await take(tf.tidy(() => widen(x).clone()));
     yield { name: leaf.spec.name, shape: leaf.spec.shape, values };
   }
 }

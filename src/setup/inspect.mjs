@@ -26,12 +26,16 @@ export async function inspect(root, env = process.env) {
     jupyter,
     emoji,
     gpu,
+    webgpu,
     chromium,
     disk,
   ];
   const rows = await Promise.all(checks.map((check) => check(root, env)));
   return rows.map((row) => ({ ...row, found: Boolean(row.found) }));
 }
+
+/** Names of processors that play a GPU; src/engine/webgpu.ts knows the same. */
+const SOFTWARE = /swiftshader|llvmpipe|lavapipe|basic render/;
 
 const RUN = "`npm run setup` makes it.";
 
@@ -185,6 +189,33 @@ async function gpu(_root, env) {
     version: names[0],
     meaning: `${names.length ? "TensorFlow with CUDA is installed for it" : "nvidia-smi lists none: everything runs on the processor"}${wish}`,
     fix: "nothing to do on a machine without one; with one, install NVIDIA's driver and see that `nvidia-smi` lists it.",
+  };
+}
+
+/** Asks Dawn in a process of its own: it writes to the terminal, and a driver may end the process. */
+const ADAPTER = `require("webgpu").create([]).requestAdapter({ powerPreference: "high-performance" }).then((adapter) => {
+  const { vendor, architecture, device, description, isFallbackAdapter } = adapter?.info ?? {};
+  const words = [vendor, architecture, device, description].filter(Boolean).join(" ");
+  console.log("\\n" + JSON.stringify(adapter ? { name: description || words, software: isFallbackAdapter || /${SOFTWARE.source}/i.test(words) } : {}));
+})`;
+
+async function webgpu(root, env) {
+  const answer = await ask(process.execPath, ["-e", ADAPTER], { cwd: root, env });
+  const line = answer?.split("\n").findLast((one) => one.startsWith("{"));
+  const { name, software } = line ? JSON.parse(line) : {};
+  const driver =
+    "`sudo apt install libvulkan1` and the GPU's Vulkan driver (mesa-vulkan-drivers for AMD and Intel); macOS and Windows bring theirs.";
+  return {
+    part: "WebGPU",
+    found: name && !software,
+    needed: false,
+    version: name,
+    meaning: software
+      ? "a software adapter: right numbers for tests, slower than wasm"
+      : "computes on AMD, Intel and Apple GPUs: taken where TensorFlow is not there, or with VITRINE_BACKEND=webgpu",
+    fix: software
+      ? `VITRINE_BACKEND=webgpu takes it all the same; for a GPU: ${driver}`
+      : `nothing to do without such a GPU; with one: ${driver}`,
   };
 }
 

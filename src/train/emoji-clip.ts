@@ -153,13 +153,11 @@ async function measure(model: Clip): Promise<object> {
   for (const language of ["en", "zh"] as const) {
     const rows = await dataset("emoji", { split: "test", language });
     const images = await embedImages(model, await Promise.all(rows.map((row) => row.image())));
-    results[language] = retrieval(
-      images,
-      await embedTexts(
-        model,
-        rows.map((row) => row.caption),
-      ),
-    ).objects();
+    const texts = await embedTexts(
+      model,
+      rows.map((row) => row.caption),
+    );
+    results[language] = (await retrieval(images, texts)).objects();
   }
   return results;
 }

@@ -178,7 +178,8 @@ const folder = freshFolder((config) => {
 /** The model with every weight as the float32 numbers that the quantised one stands for. */
 async function widened(quantised: Clip): Promise<Clip> {
   const wide = await load(await folder);
-  const values = new Map([...weightValues(quantised.spec, quantised.params)].map((one) => [one.name, one.values]));
+  const values = new Map<string, Float32Array>();
+  for await (const one of weightValues(quantised.spec, quantised.params)) values.set(one.name, one.values);
   for (const { spec, path } of leaves(wide.spec)) {
     const parent = path.slice(0, -1).reduce<unknown>((node, key) => (node as Record<string | number, unknown>)[key], wide.params);
     const key = path[path.length - 1]!;

@@ -52,7 +52,7 @@ test("tf.memory() counts a weight's bytes whether they were read or not", async 
   const loaded = tf.memory().numBytes - start;
   const parameters = leaves(model.spec).reduce((sum, { spec }) => sum + spec.shape.reduce((a, b) => a * b, 1), 0);
   assert.equal(loaded, 4 * parameters);
-  for (const _ of weightValues(model.spec, model.params));
+  for await (const _ of weightValues(model.spec, model.params));
   assert.equal(tf.memory().numBytes - start, loaded);
   model.dispose();
   assert.equal(tf.memory().numBytes, start);

@@ -52,13 +52,14 @@ test("leaves(), follow() and mapLeaves() walk a spec in order", () => {
 
 test("loadWeights() reads each tensor under its name, with the shape it has in memory", async () => {
   const file = await fileOf(GOOD);
-  await keepsTensorCount(() => {
+  await keepsTensorCount(async () => {
     const params = loadWeights(spec(), file.tensors, { where: "x" });
     assert.deepEqual(params.patch.weight.shape, [2, 12]);
     assert.deepEqual(params.scale.shape, []);
     for (const { spec: leaf, path } of leaves(spec()))
       expectSame((follow(params, path) as tf.Tensor).dataSync(), toFloat32(file.tensors.get(leaf.name)!), leaf.name);
-    const back = [...weightValues(spec(), params)];
+    const back: { name: string; shape: number[] }[] = [];
+    for await (const one of weightValues(spec(), params)) back.push(one);
     assert.deepEqual(Object.fromEntries(back.map(({ name, shape }) => [name, shape])), GOOD, "weightValues() gives the shapes of the file");
     disposeParams(spec(), params);
   });

@@ -77,8 +77,8 @@ export class Checks {
   }
 
   /** A tensor against an array of the oracle. */
-  tensor(check: string, got: tf.Tensor, want: { values: Float32Array; shape: number[] }, tolerance: Tolerance): void {
-    this.close(check, got.dataSync() as Float32Array, want.values, tolerance, { got: got.shape, want: want.shape });
+  async tensor(check: string, got: tf.Tensor, want: { values: Float32Array; shape: number[] }, tolerance: Tolerance): Promise<void> {
+    this.close(check, (await got.data()) as Float32Array, want.values, tolerance, { got: got.shape, want: want.shape });
   }
 
   /** Things that must be equal to the letter; `wrong` lists those that are not. */

@@ -6,6 +6,7 @@ import { encodeImage, encodeText, unit } from "vitrine/models/clip";
 import { withTrainable } from "vitrine/nn/trainable";
 import { follow, leaves } from "vitrine/nn/spec";
 import { record } from "vitrine/nn/tap";
+import { globalNorm } from "vitrine/train/adamw";
 import { ATTENTION, Checks, channelsLast, FLOAT, GRADIENT, type Oracle } from "./check";
 import { checkImages } from "./images";
 import { checkLora } from "./lora";
@@ -17,9 +18,9 @@ export async function checkClip(oracle: Oracle): Promise<Checks["rows"]> {
   await checkImages(oracle, checks);
   const clip = await load(join(oracle.folder, "model"));
   const inputs = forwardInputs(oracle);
-  checkForward(oracle, checks, clip, inputs);
-  checkInterpolation(oracle, checks, clip);
-  checkGradients(oracle, checks, clip, inputs);
+  await checkForward(oracle, checks, clip, inputs);
+  await checkInterpolation(oracle, checks, clip);
+  await checkGradients(oracle, checks, clip, inputs);
   for (const lora of oracle.cases.lora ?? []) await checkLora(oracle, checks, clip, inputs, lora);
   tf.dispose(inputs);
   clip.dispose();
@@ -40,58 +41,58 @@ function forwardInputs(oracle: Oracle): ClipInputs {
   };
 }
 
-function checkForward(oracle: Oracle, checks: Checks, clip: Clip, { pixels, ids, mask }: ClipInputs): void {
+async function checkForward(oracle: Oracle, checks: Checks, clip: Clip, { pixels, ids, mask }: ClipInputs): Promise<void> {
   const forward = oracle.cases.forward.find((f: { name: string }) => f.name === "clip");
   const { tap, seen } = record();
   const [images, texts] = [clip.encodeImage(pixels, tap), clip.encodeText(ids, mask, tap)];
   for (const tower of ["vision", "text"] as const) {
     const hidden: string[] = forward[`${tower}_hidden`];
-    hidden.forEach((name, i) => {
+    for (const [i, name] of hidden.entries()) {
       const at = i === 0 ? `${tower}.blocks.0.resid_pre` : `${tower}.blocks.${i - 1}.resid_post`;
-      checks.tensor(at, seen.get(at), oracle.array(name), FLOAT);
-    });
-    (forward[`${tower}_attention`] as string[]).forEach((name, i) => {
+      await checks.tensor(at, seen.get(at), oracle.array(name), FLOAT);
+    }
+    for (const [i, name] of (forward[`${tower}_attention`] as string[]).entries()) {
       const want = oracle.array(name);
       const pattern = seen.get(`${tower}.blocks.${i}.attn.pattern`);
       const part = pattern.slice([0, 0, 0, 0], [want.shape[0], ...pattern.shape.slice(1)] as [number, number, number, number]);
-      checks.tensor(`${tower}.blocks.${i}.attn.pattern`, part, want, ATTENTION);
-    });
-    checks.tensor(`${tower}.out`, seen.get(`${tower}.out`), oracle.array(forward[`${tower}_pooler`]), FLOAT);
+      await checks.tensor(`${tower}.blocks.${i}.attn.pattern`, part, want, ATTENTION);
+    }
+    await checks.tensor(`${tower}.out`, seen.get(`${tower}.out`), oracle.array(forward[`${tower}_pooler`]), FLOAT);
   }
-  checks.tensor("text.final", seen.get("text.final"), oracle.array(forward.text_last_hidden_state), FLOAT);
-  checks.tensor("image embeddings", unit(images), oracle.array(forward.image_embeds), FLOAT);
-  checks.tensor("text embeddings", unit(texts), oracle.array(forward.text_embeds), FLOAT);
-  checks.tensor("logits_per_image", clip.logits(images, texts), oracle.array(forward.logits_per_image), FLOAT);
-  checks.tensor("logits_per_text", clip.logits(images, texts).transpose(), oracle.array(forward.logits_per_text), FLOAT);
-  checks.close("loss", clip.loss(images, texts).dataSync(), [forward.loss], FLOAT);
+  await checks.tensor("text.final", seen.get("text.final"), oracle.array(forward.text_last_hidden_state), FLOAT);
+  await checks.tensor("image embeddings", unit(images), oracle.array(forward.image_embeds), FLOAT);
+  await checks.tensor("text embeddings", unit(texts), oracle.array(forward.text_embeds), FLOAT);
+  await checks.tensor("logits_per_image", clip.logits(images, texts), oracle.array(forward.logits_per_image), FLOAT);
+  await checks.tensor("logits_per_text", clip.logits(images, texts).transpose(), oracle.array(forward.logits_per_text), FLOAT);
+  checks.close("loss", await clip.loss(images, texts).data(), [forward.loss], FLOAT);
   seen.dispose();
 }
 
-function checkInterpolation(oracle: Oracle, checks: Checks, clip: Clip): void {
+async function checkInterpolation(oracle: Oracle, checks: Checks, clip: Clip): Promise<void> {
   const wanted = oracle.cases.forward.find((f: { name: string }) => f.name === "interpolate_pos_encoding");
   if (!wanted) return;
   const { tap, seen } = record("vision.pooled");
   const pixels = channelsLast(oracle.array(wanted.pixel_values));
   clip.encodeImage(pixels, tap);
-  checks.tensor("interpolated positions: pooled", seen.get("vision.pooled"), oracle.array(wanted.pooler_output), FLOAT);
+  await checks.tensor("interpolated positions: pooled", seen.get("vision.pooled"), oracle.array(wanted.pooler_output), FLOAT);
   seen.dispose();
 }
 
-function checkGradients(oracle: Oracle, checks: Checks, clip: Clip, { pixels, ids, mask }: ClipInputs): void {
+async function checkGradients(oracle: Oracle, checks: Checks, clip: Clip, { pixels, ids, mask }: ClipInputs): Promise<void> {
   for (const wanted of oracle.cases.gradients ?? []) {
     const { model, variables, dispose } = withTrainable(clip);
     const { value, grads } = tf.variableGrads(() => {
       const images = encodeImage(model.params.vision, clip.config.vision_config, pixels);
       return clip.with(model.params).loss(images, encodeText(model.params.text, clip.config.text_config, ids, mask));
     }, variables);
-    checks.close(`gradients (${wanted.name}): loss`, value.dataSync(), [wanted.loss], FLOAT);
+    checks.close(`gradients (${wanted.name}): loss`, await value.data(), [wanted.loss], FLOAT);
     for (const { spec, path } of leaves(clip.spec)) {
       const name = wanted.gradients[spec.name];
       if (!name) continue;
       const gradient = grads[(follow(model.params, path) as tf.Variable).name].reshape(spec.shape);
-      checks.tensor(`gradients (${wanted.name}): ${spec.name}`, gradient, oracle.array(name), GRADIENT);
+      await checks.tensor(`gradients (${wanted.name}): ${spec.name}`, gradient, oracle.array(name), GRADIENT);
     }
-    const norm = Math.sqrt(Object.values(grads).reduce((sum, g) => sum + g.square().sum().dataSync()[0], 0));
+    const [norm] = await globalNorm(Object.values(grads)).data();
     checks.close(`gradients (${wanted.name}): global norm`, [norm], [wanted.global_grad_norm], GRADIENT);
     tf.dispose(grads);
     dispose();

@@ -17,15 +17,15 @@ const WARMUP = 2;
 export async function checkLora(oracle: Oracle, checks: Checks, clip: Clip, inputs: ClipInputs, wanted: Cases): Promise<void> {
   const title = `LoRA (${wanted.name})`;
   const { model, adapter } = loadAdapter(clip, join(oracle.folder, wanted.adapter_init));
-  checks.tensor(`${title}: logits before`, logits(model, inputs), oracle.array(wanted.logits_before), FLOAT);
-  const losses = trainAsPeft(checks, title, oracle, model, adapter, inputs, wanted);
+  await checks.tensor(`${title}: logits before`, logits(model, inputs), oracle.array(wanted.logits_before), FLOAT);
+  const losses = await trainAsPeft(checks, title, oracle, model, adapter, inputs, wanted);
   checks.close(`${title}: losses of ${STEPS} steps`, losses, wanted.losses, LORA_LOSS);
-  checks.close(`${title}: loss after`, lossOf(model, inputs).dataSync(), [wanted.loss_after], LORA_LOSS);
+  checks.close(`${title}: loss after`, await lossOf(model, inputs).data(), [wanted.loss_after], LORA_LOSS);
 
   const trained = loadAdapter(clip, join(oracle.folder, wanted.adapter_trained));
-  checks.tensor(`${title}: PEFT's trained adapter`, logits(trained.model, inputs), oracle.array(wanted.logits_after), FLOAT);
+  await checks.tensor(`${title}: PEFT's trained adapter`, logits(trained.model, inputs), oracle.array(wanted.logits_after), FLOAT);
   const merged = mergeLora(trained.model);
-  checks.tensor(`${title}: merged`, logits(merged.model, inputs), oracle.array(wanted.logits_merged), MERGED);
+  await checks.tensor(`${title}: merged`, logits(merged.model, inputs), oracle.array(wanted.logits_merged), MERGED);
   merged.disposeMerged();
   await checkRoundTrip(checks, title, clip, inputs, trained);
   adapter.dispose();
@@ -39,7 +39,7 @@ const lossOf = (model: Clip, { pixels, ids, mask }: ClipInputs): tf.Scalar =>
 const logits = (model: Clip, { pixels, ids, mask }: ClipInputs): tf.Tensor2D =>
   tf.tidy(() => model.logits(model.encodeImage(pixels), model.encodeText(ids, mask)));
 
-function trainAsPeft(
+async function trainAsPeft(
   checks: Checks,
   title: string,
   oracle: Oracle,
@@ -47,7 +47,7 @@ function trainAsPeft(
   adapter: Adapter,
   inputs: ClipInputs,
   wanted: Cases,
-): number[] {
+): Promise<number[]> {
   const { lr, betas, eps, weight_decay, max_grad_norm } = wanted.optimizer;
   const optimiser = adamW(adapter.variables, { betas, eps, weightDecay: weight_decay });
   const rate = schedule("cosine", STEPS, WARMUP);
@@ -61,10 +61,10 @@ function trainAsPeft(
   for (let step = 0; step < STEPS; step++) {
     const { value, grads } = tf.variableGrads(() => lossOf(model, inputs), adapter.variables);
     const list = adapter.variables.map((v) => grads[v.name]);
-    if (step === 0) checkFirstGradients(checks, title, oracle, adapter, grads, wanted.first_step_gradients);
-    const norm = globalNorm(list).dataSync()[0];
+    if (step === 0) await checkFirstGradients(checks, title, oracle, adapter, grads, wanted.first_step_gradients);
+    const [norm] = await globalNorm(list).data();
     norms.push(norm);
-    losses.push(value.dataSync()[0]);
+    losses.push((await value.data())[0]);
     optimiser.step(clipGradients(list, norm, max_grad_norm), lr * rate(step));
     tf.dispose(grads);
   }
@@ -73,14 +73,14 @@ function trainAsPeft(
   return losses;
 }
 
-function checkFirstGradients(
+async function checkFirstGradients(
   checks: Checks,
   title: string,
   oracle: Oracle,
   adapter: Adapter,
   grads: { [name: string]: tf.Tensor },
   wanted: { [key: string]: string },
-): void {
+): Promise<void> {
   for (const [key, name] of Object.entries(wanted)) {
     const module = adapter.modules.find((m) => key.startsWith(`base_model.model.${m.name}.lora_`));
     if (!module) {
@@ -89,7 +89,7 @@ function checkFirstGradients(
     }
     const want = oracle.array(name);
     const variable = key.endsWith("lora_A.weight") ? module.A : module.B;
-    checks.tensor(
+    await checks.tensor(
       `${title}: first gradient ${key.replace("base_model.model.", "")}`,
       grads[variable.name].reshape(want.shape),
       want,
@@ -109,7 +109,7 @@ async function checkRoundTrip(
   try {
     await saveAdapter(trained.model, trained.adapter, folder);
     const again = loadAdapter(clip, folder);
-    checks.close(`${title}: saved and loaded again`, logits(again.model, inputs).dataSync(), logits(trained.model, inputs).dataSync(), {
+    checks.close(`${title}: saved and loaded again`, await logits(again.model, inputs).data(), await logits(trained.model, inputs).data(), {
       atol: 0,
       rtol: 0,
     });
