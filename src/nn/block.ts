@@ -215,3 +215,17 @@ function dependsOnVariable(x: tf.Tensor): boolean {
   }
   return isVariable(x) || seen.dependent.has(x.id);
 }
+
+/**
+ * Runs what nobody trains, such as a frozen picture tower, without recording gradients: nothing of it is kept, as under torch.no_grad. Its result is a
+ * constant for the gradient.
+ */
+export function withoutGradient<T extends tf.TensorContainer>(compute: () => T): T {
+  const { state } = engine();
+  state.kernelDepth++;
+  try {
+    return tf.tidy(compute);
+  } finally {
+    state.kernelDepth--;
+  }
+}

@@ -237,13 +237,13 @@ test("peerVersions() and makeCheckpoints() name what is missing", async () => {
   const folder = mkdtempSync(join(tmpdir(), "bench-"));
   await assert.rejects(peerVersions(join(folder, "python"), never), /there is no command/);
   await assert.rejects(
-    makeCheckpoints(folder, undefined, never, () => {}),
+    makeCheckpoints(folder, ["load"], undefined, never, () => {}),
     /holds no clip-vit-base-patch32; give --peer/,
   );
   const file = join(folder, "file");
   writeFileSync(file, "");
   await assert.rejects(
-    makeCheckpoints(join(file, "inside"), "python3", never, () => {}),
+    makeCheckpoints(join(file, "inside"), ["load"], "python3", never, () => {}),
     /cannot be written \(ENOTDIR\)/,
   );
 });

@@ -6,17 +6,18 @@ import { CommanderError } from "commander";
 import { writeFileAtomic } from "vitrine/files/atomic";
 import { readJson } from "vitrine/files/json";
 import { clipConfig } from "vitrine/models/clip";
+import { internVLConfig } from "vitrine/models/internvl";
 import { answer } from "./child";
 import { checkGpu } from "./device";
 import { makeFiles } from "./files";
 import { better, type Limits } from "./limits";
 import { isOnnxWorkload, type OnnxPeer, openOnnx, runOnnx } from "./onnx-side";
-import { type BenchDtype, type Options, parseOptions } from "./options";
+import { type BenchDtype, type Options, parseOptions, goesWith, peerDtype } from "./options";
 import { makeCheckpoints, PEER, peerVersions } from "./peer-side";
 import { profileTable } from "./profile";
 import { cells, type Machine, machineLines, type Result, type Round, type Row, reportJson, toRow } from "./report";
 import { table } from "../support/table";
-import { CHECKPOINT, operations, type Workload } from "./work";
+import { checkpointOf, decodeBytes, operations, qFormerOperations, vlmOperations, type Workload } from "./work";
 
 type Context = { options: Options; signal: AbortSignal };
 
@@ -58,7 +59,7 @@ const runPeer = ({ options, signal }: Context, workload: Workload, dtype: BenchD
     options.checkpoints,
     workload,
     "--dtype",
-    dtype,
+    peerDtype(dtype),
     "--reps",
     String(options.reps),
     "--threads",
@@ -94,15 +95,20 @@ function instructions(): string[] {
   return ["avx2", "avx512f", "avx512_bf16", "amx_bf16"].filter((flag) => flags.has(flag));
 }
 
-/** Seconds of one repetition -> share of the machine's limit. */
+/** Bits of a number in our weights. */
+const BITS = { float32: 32, bfloat16: 16, int8: 8.25, nf4: 4.13 };
+
+/** Seconds of one repetition -> share of the machine's limit: of its best product, or where weights are only read, of its memory reads. */
 function shareOf(checkpoints: string, workload: Workload, dtype: BenchDtype, limits: Limits): (seconds: number) => number {
-  const folder = join(checkpoints, CHECKPOINT);
-  if (workload === "load") {
-    const { size } = statSync(join(folder, "model.safetensors"));
-    return (seconds) => size / seconds / limits.read;
-  }
-  const work = operations(workload, clipConfig(readJson(join(folder, "config.json"))));
-  return (seconds) => work / seconds / limits[dtype];
+  const folder = join(checkpoints, checkpointOf(workload));
+  const reads = (bytes: number) => (seconds: number) => bytes / seconds / limits.read;
+  const computes = (work: number) => (seconds: number) => work / seconds / limits[peerDtype(dtype)];
+  if (workload === "load") return reads(statSync(join(folder, "model.safetensors")).size);
+  const config = readJson(join(folder, "config.json"));
+  if (workload === "qformer") return computes(qFormerOperations(config as never));
+  if (workload === "vlm-decode") return reads(decodeBytes(internVLConfig(config), BITS[dtype]));
+  if (workload === "vlm-prefill" || workload === "vlm-lora") return computes(vlmOperations(workload, internVLConfig(config)));
+  return computes(operations(workload, clipConfig(config)));
 }
 
 /** The rounds of one row: peer, ours (and onnxruntime-node), peer, ours, so that a change of the machine's load meets both. */
@@ -128,7 +134,7 @@ async function compare(context: Context, versions: Record<string, string>): Prom
   const machine = await findMachine(context, onnx ? { ...versions, "onnxruntime-node": onnx.version } : versions);
   const rows: Row[] = [];
   for (const workload of options.workloads)
-    for (const dtype of options.dtypes) {
+    for (const dtype of options.dtypes.filter((one) => goesWith(workload, one))) {
       const rounds = await measureRow(context, workload, dtype, onnx);
       const share = shareOf(options.checkpoints, workload, dtype, machine.limits);
       rows.push(toRow(rounds, share));
@@ -140,7 +146,7 @@ async function compare(context: Context, versions: Record<string, string>): Prom
 
 async function profile(context: Context): Promise<void> {
   for (const workload of context.options.workloads)
-    for (const dtype of context.options.dtypes) {
+    for (const dtype of context.options.dtypes.filter((one) => goesWith(workload, one))) {
       const result = await runOurs(context, workload, dtype);
       console.log(
         `\n${workload} ${dtype}: ${result.rate.toPrecision(3)} ${result.unit}, peak ${result.peak_rss_mb} MB\n${table(profileTable(result.profile!))}`,
@@ -161,7 +167,7 @@ async function main(args: string[], signal: AbortSignal): Promise<void> {
     throw new Error(`--json ${options.json}: its folder does not exist; create it first`);
   const versions = options.peer ? await peerVersions(options.peer, signal) : {};
   if (options.device === "gpu") await checkGpu(() => ours({ options, signal }, "device.ts", "device.ts", []), options.peer, signal);
-  await makeCheckpoints(options.checkpoints, options.peer, signal, say);
+  await makeCheckpoints(options.checkpoints, options.workloads, options.peer, signal, say);
   if (options.workloads.includes("embed-files")) await makeFiles(options.checkpoints, signal, say);
   await (options.profile ? profile({ options, signal }) : compare({ options, signal }, versions));
 }

@@ -4,8 +4,14 @@ import { Command, Option, InvalidArgumentError } from "commander";
 import { DEVICES, type Device } from "./device";
 import { WORKLOADS, type Workload } from "./work";
 
-export const DTYPES = ["float32", "bfloat16"] as const;
+/** Of our weights. What the peer lacks on a CPU, int8 and NF4, is compared with its bfloat16, and is measured where a decoder takes part. */
+export const DTYPES = ["float32", "bfloat16", "int8", "nf4"] as const;
 export type BenchDtype = (typeof DTYPES)[number];
+/** The peer's dtype beside ours. */
+export const peerDtype = (dtype: BenchDtype): "float32" | "bfloat16" => (dtype === "float32" ? "float32" : "bfloat16");
+/** Whether a workload is measured with these weights. */
+export const goesWith = (workload: Workload, dtype: BenchDtype): boolean =>
+  dtype === "float32" || dtype === "bfloat16" || workload.startsWith("vlm-");
 
 export type Options = {
   /** The Python with torch, transformers and peft; unset only with `profile`. */

@@ -16,11 +16,10 @@ import { filePaths } from "./files";
 import type { BenchDtype } from "./options";
 import { type Profile, startProfile } from "./profile";
 import { median, type Result } from "./report";
-import { CHECKPOINT, FILES, PAIRS, PICTURES, TEXTS, TOKENS, type Workload } from "./work";
+import { checkpointOf, FILES, PAIRS, PICTURES, TEXTS, TOKENS, type Workload } from "./work";
+import { type Prepared, qFormer, vlmDecode, vlmLora, vlmPrefill } from "./vision-language";
 
 type Batch = { pixels: tf.Tensor4D; ids: tf.Tensor2D; mask: tf.Tensor2D };
-type Step = () => void | Promise<void>;
-type Prepared = { step: Step; items: number; unit: string; warmup?: number };
 
 const pictures = (B: number) => tf.randomNormal([B, 224, 224, 3], 0, 1, "float32", 1) as tf.Tensor4D;
 const tokens = (B: number, N: number) => tf.randomUniform([B, N], 0, 40_000, "int32", 2) as tf.Tensor2D;
@@ -64,6 +63,10 @@ const prepare: Record<Workload, (folder: string, dtype: BenchDtype, steps: numbe
     };
     return { step, items: 1, unit: "loads/s", warmup: 1 };
   },
+  qformer: qFormer,
+  "vlm-prefill": vlmPrefill,
+  "vlm-decode": vlmDecode,
+  "vlm-lora": vlmLora,
 };
 
 /** One batch again and again; the loop disposes what it is given. */
@@ -74,10 +77,11 @@ function* samePairs(): Generator<Batch> {
 }
 
 /** Measures one workload. */
-async function measure(folder: string, workload: Workload, dtype: BenchDtype, repetitions: number, profiled: boolean): Promise<Result> {
+async function measure(folder: string, workload: Workload, dtype: BenchDtype, asked: number, profiled: boolean): Promise<Result> {
   setProgressRenderer(() => {});
   await engine();
-  const { step, items, unit, warmup = 2 } = await prepare[workload](join(folder, CHECKPOINT), dtype, 2 + repetitions);
+  const prepared = await prepare[workload](join(folder, checkpointOf(workload)), dtype, 2 + asked);
+  const { step, items, unit, warmup = 2, repetitions = asked } = prepared;
   const profile = profiled ? startProfile() : undefined;
   for (let i = 0; i < warmup; i++) await step();
   profile?.reset();

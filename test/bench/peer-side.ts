@@ -2,7 +2,7 @@
 import { accessSync, constants, existsSync, mkdirSync, readdirSync, renameSync, rmSync, statfsSync } from "node:fs";
 import { dirname, join, relative, sep } from "node:path";
 import { answer } from "./child";
-import { CHECKPOINT } from "./work";
+import { CHECKPOINT, checkpointOf, type Workload } from "./work";
 
 export const PEER = join(__dirname, "peer.py");
 /** Bytes that the checkpoints take. */
@@ -32,9 +32,11 @@ export async function peerVersions(python: string, signal: AbortSignal): Promise
   return versions;
 }
 
-/** Whether the folder holds the checkpoint that the workloads load. */
-export const hasCheckpoint = (folder: string): boolean =>
-  ["config.json", "model.safetensors"].every((name) => existsSync(join(folder, CHECKPOINT, name)));
+/** Whether the folder holds the checkpoints that these workloads load. */
+export const hasCheckpoints = (folder: string, workloads: readonly Workload[]): boolean =>
+  workloads.every((workload) =>
+    ["config.json", "model.safetensors"].every((name) => existsSync(join(folder, checkpointOf(workload), name))),
+  );
 
 /**
  * Makes the checkpoints with `peer.py make` where the folder lacks them: beside their places first, so that a stop half-way leaves nothing behind.
@@ -43,12 +45,16 @@ export const hasCheckpoint = (folder: string): boolean =>
  */
 export async function makeCheckpoints(
   folder: string,
+  workloads: readonly Workload[],
   python: string | undefined,
   signal: AbortSignal,
   say: (line: string) => void,
 ): Promise<void> {
-  if (hasCheckpoint(folder)) return;
-  if (!python) throw new Error(`${folder} holds no ${CHECKPOINT}; give --peer PYTHON, which makes it`);
+  if (hasCheckpoints(folder, workloads)) return;
+  if (!python)
+    throw new Error(
+      `${folder} holds no ${workloads.map(checkpointOf).find((name) => !existsSync(join(folder, name))) ?? CHECKPOINT}; give --peer PYTHON, which makes it`,
+    );
   checkRoom(folder);
   say(`making the checkpoints in ${folder} (2.7 GB of random weights, about a minute)`);
   const making = join(folder, `.making-${process.pid}`);
