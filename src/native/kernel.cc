@@ -9,6 +9,9 @@
 
 #include "processor.h"
 
+// Kernels for newer processors use lists of lengths too, and what the linker keeps of the library's code must run on every processor: it is here, and first.
+template class std::vector<int64_t>;
+
 namespace vitrine {
 
 const char* dtypeName(int dtype) {

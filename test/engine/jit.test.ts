@@ -5,7 +5,10 @@ import { before, test } from "node:test";
 import { engine, tf } from "vitrine/engine";
 import { toBfloat16, toFloat32 } from "vitrine/engine/bfloat16";
 import { type JitOptions, jit } from "vitrine/engine/jit";
-import { hasNative, nativeKernels } from "vitrine/engine/native";
+import { frozenWeight } from "vitrine/engine/frozen";
+import { hasNative, nativeKernels, withoutNative } from "vitrine/engine/native";
+import { quantise } from "vitrine/engine/quantised";
+import { crossEntropy, headCrossEntropy } from "vitrine/nn/cross-entropy";
 import { autocast, gelu, linearProduct } from "vitrine/nn/ops";
 import { expectClose, expectSame, keepsTensorCount, messageOf, take } from "../support/close";
 import { noise } from "../native/support";
@@ -257,6 +260,37 @@ test("jit() refuses by name what a replay could not repeat, and leaves all as it
   (state.other as ReturnType<typeof jit>).dispose();
   state.variable.dispose();
   x.dispose();
+});
+
+test("a recorded cross-entropy is the plain one's, and NaN where a label is out of range", async () => {
+  const [logits, hidden, weight] = [noise(3, 5) as tf.Tensor2D, noise(3, 4), noise(5, 4) as tf.Tensor2D];
+  const ints = (...labels: number[]) => tf.tensor1d(labels, "int32");
+  const plain = [(labels: tf.Tensor1D) => crossEntropy(logits, labels), (labels: tf.Tensor1D) => headCrossEntropy(hidden, weight, labels)];
+  for (const fn of plain) {
+    const recorded = jit(fn);
+    tf.tidy(() => {
+      for (const labels of [ints(0, 4, 2), ints(1, -100, 3)]) expectClose(recorded(labels).dataSync(), fn(labels).dataSync(), 1e-6);
+      for (const labels of [ints(0, 5, 2), ints(-1, 0, 0)]) assert.ok(Number.isNaN(recorded(labels).dataSync()[0]));
+    });
+    recorded.dispose();
+  }
+  tf.dispose([logits, hidden, weight]);
+});
+
+test("jit() multiplies with weights in bfloat16, int8 and NF4 as TensorFlow's ops do", () => {
+  const [x, wide] = [noise(2, 64), noise(8, 64) as tf.Tensor2D];
+  const weights = [frozenWeight(wide), quantise(wide, "int8"), quantise(wide, "nf4")];
+  for (const weight of weights) {
+    const gradient = (y: tf.Tensor) => tf.valueAndGrad((z: tf.Tensor) => linearProduct(z, weight).sum())(y);
+    const recorded = jit(gradient);
+    tf.tidy(() => {
+      const [got, want] = [recorded(x), withoutNative(() => gradient(x))];
+      expectClose(got.value.dataSync(), want.value.dataSync(), 1e-5, weight.dtype);
+      expectClose(got.grad.dataSync(), want.grad.dataSync(), 1e-6, weight.dtype);
+    });
+    recorded.dispose();
+  }
+  tf.dispose([x, wide, ...weights]);
 });
 
 test("while jit() records, native kernels are off; before and after they are on", () => {
