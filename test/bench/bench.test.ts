@@ -39,7 +39,7 @@ test("parseOptions() reads lists and numbers, and fills in the rest", () => {
     "2",
   ]);
   assert.deepEqual(options.workloads, ["load", "clip-text"]);
-  assert.deepEqual(options.dtypes, ["float32", "bfloat16"]);
+  assert.deepEqual(options.dtypes, ["float32", "bfloat16", "int8", "nf4"]);
   assert.deepEqual([options.reps, options.rounds, options.threads, options.profile, options.json], [3, 2, 2, false, undefined]);
 });
 

@@ -103,7 +103,8 @@ export async function vlmDecode(folder: string, dtype: Dtype): Promise<Prepared>
 
 export async function vlmLora(folder: string, dtype: Dtype, steps: number): Promise<Prepared> {
   const base = internVL(folder, dtype);
-  const around = (params: InternVLParams): Vlm & { modelType: string; with: typeof around } => ({
+  type Model = Vlm & { modelType: string; with(params: InternVLParams): Model };
+  const around = (params: InternVLParams): Model => ({
     ...base,
     modelType: "internvl",
     params,

@@ -16,6 +16,7 @@ const PROGRAMS = {
     program: "decoder.cc",
     kernels: ["rope.cc", "cross_entropy.cc", "cross_entropy_head.cc", "patches.cc", "linear.cc"],
   },
+  "float32 products, layer scale and the cache": { program: "layers.cc", kernels: ["linear_float.cc", "scale.cc", "cache.cc"] },
 };
 const ROOT = join(__dirname, "..", "..");
 
