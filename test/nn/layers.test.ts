@@ -95,7 +95,7 @@ test("patchEmbed() is a convolution whose stride is its kernel", () => {
   ]) {
     const pixels = noise(2, H, W, C) as tf.Tensor4D;
     const kernel = noise(D, C, P, P) as tf.Tensor4D; // as in the file
-    const want = tf.conv2d(pixels, kernel.transpose([2, 3, 1, 0]), P, "valid");
+    const want = tf.conv2d(pixels, kernel.transpose([2, 3, 1, 0]) as tf.Tensor4D, P, "valid");
     const got = patchEmbed({ weight: kernel.reshape([D, C * P * P]) }, pixels, P);
     assert.deepEqual(got.shape, [2, Math.floor(H / P) * Math.floor(W / P), D]);
     expectClose(got.dataSync(), want.dataSync(), 1e-5);
