@@ -7,10 +7,10 @@ import { deferTensor } from "./deferred";
 import { type FilePart, kernelFromFile, tensorFromFile } from "./from-file";
 import {
   hasNative,
+  linearBack,
   linearKeeping,
   linearNative,
   type LinearOptions,
-  packTransposed,
   packWeight,
   packWeightBytes,
   type PackedWeight,
@@ -21,8 +21,8 @@ import { isQuantised, multiplyQuantised, multiplyQuantisedKeeping, multiplyQuant
 import { heldForm } from "./recording";
 import { tf } from "./tf";
 
-/** What stands behind a packed weight's data. The transpose is made when a gradient first asks for it. */
-type Layout = { out: number; in: number; transposed?: PackedWeight };
+/** What stands behind a packed weight's data. */
+type Layout = { out: number; in: number };
 const layouts = new WeakMap<object, Layout>();
 
 /** A weight as `frozenWeight` keeps it: packed where that is faster, else plain bfloat16. x: float32 or bfloat16 [out, in], not disposed. */
@@ -35,7 +35,7 @@ export const frozenWeightFromBytes = (bytes: Uint8Array, shape: [number, number]
 /** A weight in a file, packed when it is first multiplied with; plain bfloat16 where that is not faster. shape: [out, in] */
 export function frozenWeightFromFile(part: FilePart, shape: [number, number]): tf.Tensor2D {
   if (!hasNative("linear")) return tensorFromFile(part, "bfloat16", shape) as tf.Tensor2D;
-  const make = () => kernelFromFile("packWeight", { ...part, shape }, [0], 64);
+  const make = () => kernelFromFile("packWeight", { ...part, shape }, [], 64);
   const weight = deferTensor(shape, "bfloat16", { make, done: part.release }) as tf.Tensor2D;
   layouts.set(weight.dataId, { out: shape[0], in: shape[1] });
   return weight;
@@ -88,22 +88,7 @@ export const multiply = (x: tf.Tensor, weight: tf.Tensor2D, options: LinearOptio
 export function multiplyBack(dy: tf.Tensor, weight: tf.Tensor2D, options: LinearOptions = {}): tf.Tensor {
   if (isQuantised(weight)) return multiplyQuantisedTransposed(dy, weight, options);
   const layout = layouts.get(weight.dataId);
-  if (!layout) return linearNative(dy, { plain: weight, turned: true }, options);
-  layout.transposed ??= keep(packTransposed(asPacked(weight, layout)));
-  return linearNative(dy, layout.transposed, options);
-}
-
-const keep = (weight: PackedWeight): PackedWeight => {
-  tf.keep(weight.packed);
-  return weight;
-};
-
-/** Frees a weight, and the transpose that a gradient made of it. Any other tensor is simply disposed. */
-export function disposeFrozen(weight: tf.Tensor): void {
-  const layout = layouts.get(weight.dataId);
-  layout?.transposed?.packed.dispose();
-  if (layout) layout.transposed = undefined;
-  weight.dispose();
+  return layout ? linearBack(dy, asPacked(weight, layout), options) : linearNative(dy, { plain: weight, turned: true }, options);
 }
 
 setUnpack((x) => plain(x as tf.Tensor2D));

@@ -123,7 +123,7 @@ export type PackedWeight = { packed: tf.Tensor4D; out: number; in: number };
 /** Packs a weight. weight: float32 (rounded to bfloat16) or bfloat16 [out, in]; it is not disposed. */
 export function packWeight(weight: tf.Tensor2D): PackedWeight {
   const [out, inner] = weight.shape;
-  return { packed: runNative("packWeight", [weight], [0])[0] as tf.Tensor4D, out, in: inner };
+  return { packed: runNative("packWeight", [weight])[0] as tf.Tensor4D, out, in: inner };
 }
 
 /** Packs a weight from a file's bytes (bfloat16, little-endian, C order), without a float32 copy on the way. shape: [out, in] */
@@ -139,16 +139,6 @@ export function packWeightBytes(bytes: Uint8Array, shape: [number, number]): Pac
 /** The weight again: bfloat16 [out, in], bit for bit. */
 export const unpackWeight = ({ packed, out, in: inner }: PackedWeight): tf.Tensor2D =>
   runNative("unpackWeight", [packed], [out, inner])[0] as tf.Tensor2D;
-
-/** The packed transpose: `linearNative` with it gives the gradient to the input. A second tensor of the weight's size; the first stays. */
-export function packTransposed(weight: PackedWeight): PackedWeight {
-  const plain = unpackWeight(weight);
-  try {
-    return { packed: runNative("packWeight", [plain], [1])[0] as tf.Tensor4D, out: weight.in, in: weight.out };
-  } finally {
-    plain.dispose();
-  }
-}
 
 /** A low-rank addition scale · low · upᵀ to a product: low is x · Aᵀ of a LoRA pair, up its B. */
 export type LowRankPair = {
@@ -197,6 +187,17 @@ function product(x: tf.Tensor, weight: ProductWeight, options: LinearOptions, ke
 }
 
 /** Refuses arguments that do not fit a weight [out, in]. @throws RangeError naming every one */
+/**
+ * dy · W + scale · low · up + residual with a packed weight, the gradient to its input: products in bfloat16, sums and all that follows in float32.
+ * dy: float32 or bfloat16 [..., out] -> [..., in]. Of `options` residual, dtype and a pair with `up` as [r, in] count. Not recorded for gradients.
+ *
+ * @throws RangeError naming every argument that does not fit.
+ */
+export function linearBack(dy: tf.Tensor, weight: PackedWeight, { residual, pair, dtype = "float32" }: LinearOptions = {}): tf.Tensor {
+  checkLinear(dy, weight.in, weight.out, { residual, pair: pair && { ...pair, transposed: true }, dtype });
+  return runNative("linearBack", [dy, weight.packed, residual, pair?.low, pair?.up], [weight.in, DTYPES[dtype], pair?.scale ?? 1])[0]!;
+}
+
 export function checkLinear(
   x: tf.Tensor,
   out: number,

@@ -52,13 +52,13 @@ export type Rows = tf.Tensor | Float32Array;
  * The same for a weight that is read in slices, so that no second copy of it is ever in memory.
  *
  * @param read rows `first` to `first + count` of it. A tensor that it makes is disposed by the scope of `tf.tidy` in which it is called.
- * @param options `rows` read at a time: rounded up to a multiple of 64, by default about 8 million numbers
+ * @param options `rows` read at a time: rounded up to a multiple of 64, by default about 2 million numbers
  */
 export function quantiseRows(
   [out, inner]: readonly [number, number],
   dtype: QuantisedDtype,
   read: (first: number, count: number) => Rows,
-  { double = true, rows = 2 ** 23 / Math.max(1, inner) }: QuantiseOptions & { rows?: number } = {},
+  { double = true, rows = 2 ** 21 / Math.max(1, inner) }: QuantiseOptions & { rows?: number } = {},
 ): tf.Tensor2D {
   if (!QUANTISED.includes(dtype)) throw new Error(`quantise: dtype is "${dtype}", expected ${QUANTISED.join(" or ")}`);
   const step = Math.max(1, Math.ceil(rows / GROUP)) * GROUP; // a slice ends where a group of scales does

@@ -3,8 +3,8 @@
  * queries alone look at the picture, every `cross_attention_frequency`-th layer, and where each kind has a feed-forward part of its own.
  * Numbers as transformers/models/blip_2/modeling_blip_2.py (Blip2QFormerModel); names of weights and config keys as in its checkpoints.
  */
-import type { tf } from "../engine/tf";
-import { asBlock } from "../nn/block";
+import { tf } from "../engine/tf";
+import { asBlock, forBlocks } from "../nn/block";
 import { activationName, activations, attention, layerNorm, linear, linearSpec, type Mask, normSpec } from "../nn/layers";
 import { type Params, repeat } from "../nn/spec";
 import { at, noTap, type Tap } from "../nn/tap";
@@ -97,19 +97,22 @@ export type QFormerInputs = {
  */
 export function queryPicture(p: QFormer, c: QFormerConfig, { queries, states, statesMask }: QFormerInputs, tap: Tap = noTap): tf.Tensor3D {
   const t = at(tap, "qformer");
-  let x = t("embed", layerNorm(p.norm, queries, c.layer_norm_eps)); //                                [B, Q, D]
-  p.layers.forEach((layer, i) => {
-    const watch = at(t, `layers.${i}`);
-    x = asBlock(
-      layer,
-      { x, states, statesMask },
-      ({ x, states, statesMask }) => {
-        x = attend(layer.self, c, x, at(watch, "self"));
-        if (layer.cross) x = attend(layer.cross, c, x, at(watch, "cross"), { padding: statesMask }, states);
-        return watch("out", feedForward(layer.query, c, x));
-      },
-      { tap: watch },
-    );
+  return tf.tidy(() => {
+    const read = forBlocks(p.layers, states, tap);
+    let x = t("embed", layerNorm(p.norm, queries, c.layer_norm_eps)); //                              [B, Q, D]
+    p.layers.forEach((layer, i) => {
+      const watch = at(t, `layers.${i}`);
+      x = asBlock(
+        layer,
+        { x, states: read, statesMask },
+        ({ x, states, statesMask }) => {
+          x = attend(layer.self, c, x, at(watch, "self"));
+          if (layer.cross) x = attend(layer.cross, c, x, at(watch, "cross"), { padding: statesMask }, states);
+          return watch("out", feedForward(layer.query, c, x));
+        },
+        { tap: watch },
+      );
+    });
+    return x;
   });
-  return x;
 }

@@ -10,6 +10,8 @@
  *   tensorFromFile, kernelFromFile        tensors from an open file: see file_tensors.h
  *   releaseLibraryPages()                 gives back what start-up touched of TensorFlow's libraries -> bytes of address space
  *   cutMappings()                         mapped files that were found cut off, since the start
+ *   watchInterrupts()                     begins to count Ctrl-C, where somebody listens for it -> the count so far
+ *   interrupts()                          the count, also while JavaScript is busy
  *   addFunction(bytes)                    adds a serialised FunctionDef, to be run by its name with executeOp
  *   removeFunction(name)                  takes it away again
  *   opDefinitions()                       TensorFlow's ops, a serialised OpList (tensorflow/core/framework/op_def.proto) -> Uint8Array
@@ -23,6 +25,7 @@
 #include <dlfcn.h>
 
 #include "file_tensors.h"
+#include "interrupt.h"
 
 namespace {
 
@@ -119,9 +122,10 @@ napi_value releaseLibraries(napi_env env, TFJSBackend&, const std::vector<napi_v
   return bytes;
 }
 
-napi_value cutFiles(napi_env env, TFJSBackend&, const std::vector<napi_value>&) {
+template <int64_t (*counted)()>
+napi_value countOf(napi_env env, TFJSBackend&, const std::vector<napi_value>&) {
   napi_value count;
-  ensure(napi_create_double(env, static_cast<double>(vitrine::cutMappings()), &count), "no number");
+  ensure(napi_create_double(env, static_cast<double>(counted()), &count), "no number");
   return count;
 }
 
@@ -187,8 +191,9 @@ napi_value start(napi_env env, napi_value exports) {
       {"runKernel", entry<runKernel, 3>},           {"kernelNames", entry<kernelNames, 0>}, {"kernelLevel", entry<kernelLevel, 0>},
       {"kernelThreads", entry<kernelThreads, 0>},   {"tensorBytes", entry<tensorBytes, 1>}, {"addFunction", entry<addFunction, 1>},
       {"tensorFromBytes", entry<tensorFromBytes, 3>}, {"tensorFromFile", entry<tensorFromFile, 5>}, {"kernelFromFile", entry<kernelFromFile, 7>},
-      {"releaseLibraryPages", entry<releaseLibraries, 0>}, {"cutMappings", entry<cutFiles, 0>}, {"removeFunction", entry<removeFunction, 1>},
-      {"opDefinitions", entry<opDefinitions, 0>},
+      {"releaseLibraryPages", entry<releaseLibraries, 0>}, {"cutMappings", entry<countOf<vitrine::cutMappings>, 0>}, {"removeFunction", entry<removeFunction, 1>},
+      {"opDefinitions", entry<opDefinitions, 0>},   {"watchInterrupts", entry<countOf<vitrine::watchInterrupts>, 0>},
+      {"interrupts", entry<countOf<vitrine::interrupts>, 0>},
   };
   for (const auto& [name, callback] : added) {
     napi_value function;

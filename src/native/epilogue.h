@@ -25,6 +25,8 @@ struct Matrix {
   explicit operator bool() const { return wide || narrow; }
   Reader reader(int64_t i, int64_t j) const { return Reader{wide, narrow}.from(i * columns + j); }
   Writer writer(int64_t i, int64_t j) const { return Writer{wide, narrow}.from(i * columns + j); }
+  /** The columns from j on. */
+  Matrix from(int64_t j) const { return {wide ? wide + j : nullptr, narrow ? narrow + j : nullptr, columns}; }
 };
 
 inline Matrix matrixOf(const View* view) {

@@ -2,8 +2,10 @@
  * A transformer block as one custom gradient with a float32 residual stream. The block's function is written once, with the layers of `layers.ts`; it runs
  * on native kernels in the dtype of the weights where they can run, and as the layers' formulas elsewhere.
  */
+import { toBfloat16 } from "../engine/bfloat16";
 import { isPacked } from "../engine/frozen";
 import { hasNative } from "../engine/native";
+import { checkStop } from "../engine/stop";
 import { tf } from "../engine/tf";
 import { type Inside, insideBlock, runInside } from "./lean";
 import { castsProducts } from "./ops";
@@ -20,6 +22,19 @@ export type BlockOptions = {
   /** Who looks in. With a gradient, somebody who looks gets the formulas, through which tfjs differentiates. */
   tap?: Tap;
 };
+
+const recompute = { on: false };
+
+/** Runs `compute` with `checkpointing` in every block. */
+export function checkpointed<T>(compute: () => T): T {
+  const before = recompute.on;
+  recompute.on = true;
+  try {
+    return compute();
+  } finally {
+    recompute.on = before;
+  }
+}
 
 /** What a block's parameters are, found once for each tree of them. */
 type Plan = { leaves: tf.Tensor[]; adapters: Adapter[]; trained: boolean; packed: boolean };
@@ -86,11 +101,19 @@ export function asBlock<I extends Tensors>(
   compute: (inputs: I) => tf.Tensor3D,
   options: BlockOptions = {},
 ): tf.Tensor3D {
+  checkStop();
   const plan = planOf(params);
   if (insideBlock() || !runsLean(plan, options.tap ?? noTap)) return tf.tidy(() => compute(inputs));
   if (!recording()) return tf.tidy(() => runInside({ dtype: dtypeOf(plan) }, () => compute(inputs)));
-  return withGradient(plan, inputs, compute, options.checkpointing ?? false);
+  return withGradient(plan, inputs, compute, options.checkpointing ?? recompute.on);
 }
+
+/**
+ * What several blocks read, such as the states of an encoder, in the dtype of their activations: rounded once, and not in every block. As it is where
+ * gradients are recorded, or blocks run as their formulas.
+ */
+export const forBlocks = <T extends tf.Tensor>(params: object, x: T, tap: Tap = noTap): T =>
+  !recording() && runsLean(planOf(params), tap) && dtypeOf(planOf(params)) === "bfloat16" ? toBfloat16(x) : x;
 
 /** A block of full training, of DoRA, of dropout, or with somebody who edits while gradients are recorded runs as its formulas. */
 function runsLean(plan: Plan, tap: Tap): boolean {
@@ -156,6 +179,7 @@ function gradientsOf<I extends Tensors>(
   saved: tf.Tensor[],
 ): { [name: string]: () => tf.Tensor } {
   const { plan, inputs, outside, needed, compute } = run;
+  checkStop();
   spent?.dispose(); // the gradient of a block is read by the block before it alone
   spent = made.has(dy) ? dy : undefined;
   const kept = { ...inputs, ...Object.fromEntries(outside.map(([name], i) => [name, saved[i]])) };

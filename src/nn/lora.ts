@@ -3,7 +3,7 @@
  * every base tensor. Options, defaults, matching and scaling are PEFT's (peft/tuners/lora/config.py, peft/tuners/tuners_utils.py).
  */
 import { hasBfloat16, toFloat32 } from "../engine/bfloat16";
-import { disposeFrozen, frozenWeight, isFrozen } from "../engine/frozen";
+import { frozenWeight, isFrozen } from "../engine/frozen";
 import { tf } from "../engine/tf";
 import { nearest } from "../files/nearest";
 import { random } from "../data/random";
@@ -170,7 +170,7 @@ export function mergeLora<M extends Adaptable>(model: M): { model: M; disposeMer
     return replaceAt(tree, path, () => ({ ...p, weight, lora: undefined }));
   }, model.params);
   if (made.length === 0) throw new Error("mergeLora: this model carries no adapter; attach one with withLora or loadAdapter");
-  return { model: model.with(params as never) as M, disposeMerged: () => made.forEach(disposeFrozen) };
+  return { model: model.with(params as never) as M, disposeMerged: () => tf.dispose(made) };
 }
 
 function mergedWeight({ weight, lora }: Linear): tf.Tensor2D {

@@ -4,7 +4,7 @@
  */
 import { bfloat16Tensor, hasBfloat16, toBfloat16, toFloat32 as widen } from "../engine/bfloat16";
 import { readsFiles, tensorFromFile } from "../engine/from-file";
-import { disposeFrozen, frozenWeight, frozenWeightFromBytes, frozenWeightFromFile } from "../engine/frozen";
+import { frozenWeight, frozenWeightFromBytes, frozenWeightFromFile } from "../engine/frozen";
 import { hasNative } from "../engine/native";
 import { type QuantisedDtype, quantisedTensor, quantiseRows } from "../engine/quantised";
 import { take } from "../engine/read";
@@ -202,7 +202,7 @@ export async function* weightValues(
 
 /** Frees every tensor of a parameter tree. */
 export function disposeParams(spec: unknown, params: unknown): void {
-  for (const leaf of leaves(spec)) disposeFrozen(follow(params, leaf.path) as tf.Tensor);
+  for (const leaf of leaves(spec)) (follow(params, leaf.path) as tf.Tensor).dispose();
 }
 
 /** `count` copies of a spec, numbered: `repeat(12, (i) => blockSpec(`encoder.layers.${i}`))`. */

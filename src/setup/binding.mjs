@@ -17,7 +17,7 @@ export function tensorflowLibraries(folder, system = platform()) {
 const NATIVE = join(HERE, "..", "native");
 
 /** Sources that run on any processor as they are; every other one holds kernels, and is compiled for each level. */
-const GENERAL = ["binding.cc", "file.cc", "kernel.cc", "pages.cc", "pool.cc", "processor.cc"];
+const GENERAL = ["binding.cc", "file.cc", "interrupt.cc", "kernel.cc", "pages.cc", "pool.cc", "processor.cc"];
 
 /**
  * The instruction sets that kernels are compiled for beyond the architecture's baseline, lowest first; kernel.h numbers them, processor.cc asks

@@ -1,7 +1,9 @@
 /** The one training loop: an async generator of rows. A cell plots them, a command prints them, a job appends them to a file. */
 import { breathe, interruptSignal } from "../engine/interrupt";
+import { stoppable } from "../engine/stop";
 import { tf } from "../engine/tf";
 import { nearest } from "../files/nearest";
+import { checkpointed } from "../nn/block";
 import { autocast } from "../nn/ops";
 import { type AdamWOptions, adamW, clipGradients, globalNorm } from "./adamw";
 import { type ScheduleName, schedule } from "./schedule";
@@ -38,12 +40,14 @@ export type TrainOptions<Batch> = AdamWOptions & {
   gradientAccumulationSteps?: number;
   /** Products in bfloat16 (`autocast`); needs the TensorFlow backend; default false. */
   bf16?: boolean;
-  /** Stops the loop at the next step's end; default: the notebook's interrupt, or Ctrl-C. */
+  /** Keep only what goes into each transformer block and compute the block again in the backward pass: more time, less memory; default false. */
+  checkpointing?: boolean;
+  /** Stops the loop, in the middle of a step where Ctrl-C or the notebook's interrupt came; default: the notebook's interrupt, or Ctrl-C. */
   signal?: AbortSignal;
 };
 
 const KNOWN =
-  "variables batches loss steps learningRate schedule warmupSteps maxGradNorm gradientAccumulationSteps bf16 signal betas eps weightDecay noDecay".split(
+  "variables batches loss steps learningRate schedule warmupSteps maxGradNorm gradientAccumulationSteps bf16 checkpointing signal betas eps weightDecay noDecay".split(
     " ",
   );
 
@@ -85,7 +89,7 @@ export async function* train<Batch>(options: TrainOptions<Batch>): AsyncGenerato
 
 /** Loss and mean gradients of one step's batches, in the variables' order; undefined when the signal came first. */
 async function gradients<Batch>(
-  { variables, loss, gradientAccumulationSteps = 1, bf16 = false }: TrainOptions<Batch>,
+  { variables, loss, gradientAccumulationSteps = 1, bf16 = false, checkpointing = false }: TrainOptions<Batch>,
   source: AsyncIterator<Batch> | Iterator<Batch>,
   step: number,
   signal: AbortSignal,
@@ -103,8 +107,14 @@ async function gradients<Batch>(
       return undefined;
     }
     const measure = () => tf.variableGrads(() => loss(batch).div(gradientAccumulationSteps) as tf.Scalar, variables);
-    const { value, grads } = bf16 ? autocast(measure) : measure();
+    const cast = () => (bf16 ? autocast(measure) : measure());
+    const measured = await untilDone(() => (checkpointing ? checkpointed(cast) : cast()), signal);
     tf.dispose(batch as tf.TensorContainer);
+    if (!measured) {
+      sum?.forEach((g) => g.dispose());
+      return undefined;
+    }
+    const { value, grads } = measured;
     if (variables.some((v) => !grads[v.name])) {
       tf.dispose([value, grads, sum ?? []]);
       throw unreached(variables, grads);
@@ -115,6 +125,16 @@ async function gradients<Batch>(
     await breathe();
   }
   return { loss: total, grads: sum! };
+}
+
+/** Runs a step that Ctrl-C ends in the middle; undefined when `signal` has heard of it, else the step is done again. */
+async function untilDone<T>(step: () => T, signal: AbortSignal): Promise<T | undefined> {
+  for (;;) {
+    const done = stoppable(step);
+    if (done !== undefined) return done;
+    await breathe(); // lets the listeners of Ctrl-C hear of it
+    if (signal.aborted) return undefined;
+  }
 }
 
 function unreached(variables: tf.Variable[], grads: { [name: string]: tf.Tensor }): Error {

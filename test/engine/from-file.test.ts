@@ -6,7 +6,7 @@ import { before, test } from "node:test";
 import { engine, tf } from "vitrine/engine";
 import { toBfloat16, toFloat32 } from "vitrine/engine/bfloat16";
 import { isDeferred } from "vitrine/engine/deferred";
-import { disposeFrozen, frozenWeightFromFile } from "vitrine/engine/frozen";
+import { frozenWeightFromFile } from "vitrine/engine/frozen";
 import { type FilePart, readsFiles, tensorFromFile } from "vitrine/engine/from-file";
 import { fromFloat32, toFloat32 as widened } from "vitrine/files/dtype";
 import { openFile } from "vitrine/files/window";
@@ -81,7 +81,7 @@ test("frozenWeightFromFile() is the weight in bfloat16, and multiplies as one", 
         const weight = frozenWeightFromFile(part, [out, inner]);
         assert.equal(weight.dtype as string, "bfloat16");
         expectBits(weight, rounded(values), `${stored} [${out}, ${inner}]`);
-        disposeFrozen(weight);
+        weight.dispose();
       }
   });
 });

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { before, test } from "node:test";
 import { engine, tf } from "vitrine/engine";
 import { isBfloat16, toBfloat16, toFloat32 } from "vitrine/engine/bfloat16";
-import { disposeFrozen, frozenWeight } from "vitrine/engine/frozen";
+import { frozenWeight } from "vitrine/engine/frozen";
 import {
   dequantise,
   formatOf,
@@ -142,7 +142,7 @@ for (const dtype of QUANTISED) {
         tf.tidy(() => numbers(a)),
       );
       tf.dispose([weight, half, a, b, again]);
-      disposeFrozen(packed);
+      packed.dispose();
     });
   });
 

@@ -41,7 +41,7 @@ function loadPart<S>(folder: string, spec: S, dtype: Dtype = "float32") {
   return { params, dispose };
 }
 
-test("queryPicture() gives the Q-Former's hidden states and attentions of transformers", () => {
+test("queryPicture() gives the Q-Former's hidden states and attentions of transformers", async () => {
   const oracle = openOracle(TOWERS, "blip2_opt");
   const folder = join(ORACLE, "blip2_opt", "model");
   const { config, tensors, close } = openCheckpoint(folder);
@@ -53,12 +53,12 @@ test("queryPicture() gives the Q-Former's hidden states and attentions of transf
   const { tap, seen } = record();
   const last = queryPicture(p, c, { queries, states }, tap);
   const [checks, forward] = [new Checks("blip2_opt"), oracle.cases.forward[0].qformer];
-  const see = (name: string, what: string, tolerance = FLOAT) => checks.tensor(name, seen.get(name), oracle.array(what), tolerance);
-  see("qformer.embed", forward.hidden[0]);
-  for (let i = 0; i < c.num_hidden_layers; i++) see(`qformer.layers.${i}.out`, forward.hidden[i + 1]);
+  const see = async (name: string, what: string, tolerance = FLOAT) => checks.tensor(name, seen.get(name), oracle.array(what), tolerance);
+  await see("qformer.embed", forward.hidden[0]);
+  for (let i = 0; i < c.num_hidden_layers; i++) await see(`qformer.layers.${i}.out`, forward.hidden[i + 1]);
   for (const [layer, name] of Object.entries(forward.cross_attention as { [layer: string]: string }))
-    see(`qformer.layers.${layer}.cross.pattern`, name, ATTENTION);
-  see("qformer.layers.0.self.pattern", "qformer.self_attention.0", ATTENTION);
+    await see(`qformer.layers.${layer}.cross.pattern`, name, ATTENTION);
+  await see("qformer.layers.0.self.pattern", "qformer.self_attention.0", ATTENTION);
   allHold(checks);
   expectSame(queryPicture(p, c, { queries, states }).dataSync(), last.dataSync(), "looking changes no digit");
   const all = tf.ones([states.shape[0], states.shape[1]], "int32") as tf.Tensor2D;
@@ -89,23 +89,24 @@ function internVL(dtype: Dtype) {
   return { oracle, config, params, ids, pixels, rotary };
 }
 
-test("InternVL's picture tower, projector and decoder give the hidden states, attentions and logits of transformers", () => {
+test("InternVL's picture tower, projector and decoder give the hidden states, attentions and logits of transformers", async () => {
   const { oracle, config, params, ids, pixels, rotary } = internVL("float32");
   const { tap, seen } = record();
   const images = projectImages(params, config, pixels, tap);
   const x = llama(params.language, config.text_config, { embeddings: embedPrompt(params, config, ids, images), rotary, tap });
   const [checks, forward] = [new Checks("internvl_hf"), oracle.cases.forward[0]];
-  const hidden = (prefix: string, names: string[]) =>
-    names.forEach((name, i) => {
+  const hidden = async (prefix: string, names: string[]) => {
+    for (const [i, name] of names.entries()) {
       const at = i === 0 ? `${prefix}blocks.0.resid_pre` : `${prefix}blocks.${i - 1}.resid_post`;
-      checks.tensor(at, seen.get(at), oracle.array(name), FLOAT);
-    });
-  hidden("vision.", forward.vision_hidden);
-  checks.tensor("projector", images, oracle.array(forward.projector), FLOAT);
-  hidden("", forward.lm_hidden);
-  checks.tensor("attention", seen.get("blocks.0.attn.pattern"), oracle.array(forward.lm_attention_layer0), ATTENTION);
-  checks.tensor("final", x, oracle.array(forward.lm_last_hidden_state), FLOAT);
-  checks.tensor("logits", llamaLogits(params.language, x), oracle.array(forward.logits), FLOAT);
+      await checks.tensor(at, seen.get(at), oracle.array(name), FLOAT);
+    }
+  };
+  await hidden("vision.", forward.vision_hidden);
+  await checks.tensor("projector", images, oracle.array(forward.projector), FLOAT);
+  await hidden("", forward.lm_hidden);
+  await checks.tensor("attention", seen.get("blocks.0.attn.pattern"), oracle.array(forward.lm_attention_layer0), ATTENTION);
+  await checks.tensor("final", x, oracle.array(forward.lm_last_hidden_state), FLOAT);
+  await checks.tensor("logits", llamaLogits(params.language, x), oracle.array(forward.logits), FLOAT);
   allHold(checks);
 });
 

@@ -92,7 +92,7 @@ void crossEntropy(int dtype, int64_t N, int64_t V) {
 
 void head(int hiddenType, int weightType, bool packed, int64_t N, int64_t D, int64_t V) {
   const Tensor hidden = randomTensor(hiddenType, {N, D}), plain = randomTensor(weightType, {V, D}), labels = labelsFor(N, V);
-  const Tensor weight = packed ? run("packWeight", {plain}, {0})[0] : plain;
+  const Tensor weight = packed ? run("packWeight", {plain}, {})[0] : plain;
   const bool rounds = weightType == kBfloat16;
   const Logits logits = [&](int64_t i, int64_t j) {
     double sum = 0;

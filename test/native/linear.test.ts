@@ -8,11 +8,11 @@ import {
   hasNative,
   type LinearOptions,
   linearNative,
+  linearBack,
   linearKeeping,
   lowRank,
   lowRankGradient,
   nativeBytes,
-  packTransposed,
   packWeight,
   packWeightBytes,
   runNative,
@@ -162,28 +162,30 @@ native("lowRank() and lowRankGradient() match the formula", () =>
   }),
 );
 
-native("the packed transpose gives the gradient to the input", () =>
+native("linearBack() gives the gradient to the input, with a pair and a residual, from the packed weight as it is", () =>
   tf.tidy(() => {
     for (const [M, K, N] of SIZES) {
       const [weight, dy] = [noise(N, K) as tf.Tensor2D, noise(M, N) as tf.Tensor2D];
-      const turned = packTransposed(packWeight(weight));
-      assert.deepEqual([turned.out, turned.in], [K, N]);
-      expectClose(
-        numbers(linearNative(dy, turned)),
-        numbers(tf.matMul(rounded(dy), rounded(weight))),
-        1e-6 * (N + 8),
-        `[${M}, ${K}] to ${N}`,
-      );
+      const [packed, what] = [packWeight(weight), `[${M}, ${K}] to ${N}`];
+      const plain = tf.matMul(rounded(dy), rounded(weight));
+      expectClose(numbers(linearBack(dy, packed)), numbers(plain), 1e-6 * (N + 8), what);
+      expectSame(numbers(linearBack(toBfloat16(dy), packed)), numbers(linearBack(dy, packed)), what);
+      const [residual, low, up] = [noise(M, K), noise(M, 3), noise(3, K) as tf.Tensor2D];
+      const pair = { low, up, scale: 0.5, transposed: true };
+      const sum = plain.add(tf.matMul(rounded(low as tf.Tensor2D), rounded(up.mul(0.5)) as tf.Tensor2D)).add(residual);
+      expectClose(numbers(linearBack(dy, packed, { residual, pair })), numbers(sum), 1e-6 * (N + 16), what);
+      const half = numbers(linearBack(dy, packed, { residual: toBfloat16(residual), pair, dtype: "bfloat16" }));
+      expectClose(half, numbers(sum), Math.max(...Array.from(numbers(sum), Math.abs)) / 128, `${what}, bfloat16`);
     }
   }),
 );
 
-native("a finite difference of linearNative() agrees with the product with the packed transpose", () =>
+native("a finite difference of linearNative() agrees with linearBack()", () =>
   tf.tidy(() => {
     const [x, weight, dy] = [noise(3, 21), noise(9, 21) as tf.Tensor2D, noise(3, 9)].map(rounded) as [tf.Tensor, tf.Tensor2D, tf.Tensor];
     const packed = packWeight(weight);
     const loss = (at: tf.Tensor) => linearNative(at, packed).mul(dy).sum().dataSync()[0]!;
-    const gradient = numbers(linearNative(dy, packTransposed(packed)));
+    const gradient = numbers(linearBack(dy, packed));
     for (const i of [0, 20, 40]) {
       const step = tf
         .oneHot(tf.tensor1d([i], "int32"), 63)
@@ -285,8 +287,8 @@ native("misfits are errors that name every one, and never crash", async () => {
   await messageOf(call([x, packed.packed, undefined, noise(4, 69)], fine), "input 3");
   await messageOf(call([x, packed.packed, undefined, undefined, noise(4, 2)], fine), "come together");
   await messageOf(call([x, packed.packed, undefined, undefined, noise(4, 2), noise(69, 2)], fine), "input 5");
-  await messageOf(() => runNative("packWeight", [noise(3)], [0]), "input 0 is float32 [3]; expected shape [any, any]");
-  await messageOf(() => runNative("packWeight", [tf.tensor2d([["a"]])], [0]), "which no kernel takes");
+  await messageOf(() => runNative("packWeight", [noise(3)]), "input 0 is float32 [3]; expected shape [any, any]");
+  await messageOf(() => runNative("packWeight", [tf.tensor2d([["a"]])]), "which no kernel takes");
   await messageOf(() => runNative("unpackWeight", [packed.packed], [70, 12]), "input 0");
   await messageOf(() => runNative("lowRank", [x, noise(2, 9)], [1, 0, 1]), "input 1");
   await messageOf(() => runNative("lowRankGradient", [x, noise(3, 9)], [1]), "input 1");

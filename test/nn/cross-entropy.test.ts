@@ -4,7 +4,7 @@ import { before, test } from "node:test";
 import { random } from "vitrine/data/random";
 import { engine, tf } from "vitrine/engine";
 import { toBfloat16, toFloat32 } from "vitrine/engine/bfloat16";
-import { disposeFrozen, frozenWeight } from "vitrine/engine/frozen";
+import { frozenWeight } from "vitrine/engine/frozen";
 import { hasNative } from "vitrine/engine/native";
 import { ops } from "vitrine/engine/op";
 import { type CrossEntropyOptions, crossEntropy, headCrossEntropy } from "vitrine/nn/cross-entropy";
@@ -126,7 +126,7 @@ test("headCrossEntropy() with a frozen bfloat16 weight is near its formula, pack
         expectClose(half.dataSync(), value.dataSync(), 1e-6, "hidden in bfloat16");
       }),
     );
-    disposeFrozen(weight);
+    weight.dispose();
   }
   const frozen = toBfloat16(exact);
   await messageOf(

@@ -77,6 +77,36 @@ def adamw(job):
     return steps
 
 
+def lora(job):
+    """Losses of AdamW steps of a PEFT adapter on a CLIP folder, with the products in bfloat16 (autocast) where `bfloat16` says so."""
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import CLIPModel
+
+    base = CLIPModel.from_pretrained(job["model"], dtype=torch.float32, attn_implementation="eager")
+    model = PeftModel.from_pretrained(base, job["adapter"], is_trainable=True).eval()
+    arrays = load_file(job["arrays"])
+    inputs = dict(
+        input_ids=arrays["forward.input_ids"].long(),
+        attention_mask=arrays["forward.attention_mask"].long(),
+        pixel_values=arrays["forward.pixel_values"],
+    )
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=1.0, betas=job["betas"], eps=job["eps"], weight_decay=job["weightDecay"])
+    losses = []
+    for rate in job["rates"]:
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        with torch.autocast("cpu", torch.bfloat16, enabled=job["bfloat16"]):
+            loss = model(**inputs, return_loss=True).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, job["maxNorm"])
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(loss.item())
+    return losses
+
+
 def parameters(job):
     """How many numbers a CLIP of a config holds; nothing is allocated."""
     from transformers import CLIPConfig, CLIPModel
@@ -86,5 +116,5 @@ def parameters(job):
     return sum(p.numel() for p in model.parameters())
 
 
-JOBS = {"logits": logits, "embeddings": embeddings, "schedule": schedule, "adamw": adamw, "parameters": parameters}
+JOBS = {"logits": logits, "embeddings": embeddings, "schedule": schedule, "adamw": adamw, "lora": lora, "parameters": parameters}
 print(json.dumps([JOBS[job.pop("kind")](job) for job in json.load(sys.stdin)]))
