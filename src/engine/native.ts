@@ -21,6 +21,7 @@ export type Handle = { id: number; shape: number[]; dtype: number };
 /** The functions that src/native/binding.cc adds; a stock binding has none of them. */
 type Binding = {
   runKernel?(name: string, inputs: number[], numbers: number[]): Handle[];
+  runProgram(names: string[], code: Float64Array): Handle[];
   kernelNames(): string[];
   kernelLevel(): string;
   kernelThreads(): number;
@@ -104,7 +105,71 @@ export function runNative(name: string, inputs: (tf.Tensor | undefined)[], numbe
   const backend = nativeBackend();
   if (!backend) throw new Error(`kernel ${name}: no native kernels here (backend ${tf.getBackend()}); ask hasNative("${name}") first`);
   const ids = inputs.map((x) => (x ? backend.getInputTensorIds([x])[0]! : -1));
-  return backend.binding.runKernel!(name, ids, numbers).map((handle) => backend.createOutputTensor(handle));
+  const outputs = backend.binding.runKernel!(name, ids, numbers).map((handle) => backend.createOutputTensor(handle));
+  watching?.push({ name, inputs, numbers, outputs });
+  return outputs;
+}
+
+/** One call of `runNative`. */
+export type NativeCall = { name: string; inputs: (tf.Tensor | undefined)[]; numbers: number[]; outputs: tf.Tensor[] };
+let watching: NativeCall[] | undefined;
+
+/** Runs something (not async) and tells which kernels it called. */
+export function watchNative<T>(run: () => T): { result: T; calls: NativeCall[] } {
+  const [before, calls] = [watching, [] as NativeCall[]];
+  watching = calls;
+  try {
+    return { result: run(), calls };
+  } finally {
+    watching = before;
+  }
+}
+
+/** Number `number` of call `call` is not that of the recording but `base` + a value given at each run. */
+export type Varying = { call: number; number: number; base: number };
+
+/**
+ * Kernel calls as one call: their recording, to be done again with other inputs and numbers. JavaScript then costs one call for all of them.
+ *
+ * @param open inputs that are given anew at each run
+ * @param constant tensors that stay what they are; an input that is neither open, constant nor made by an earlier call is a reason to give undefined
+ * @returns a function of the open inputs and of what is added to each varying number, that gives the last call's first output
+ */
+export function makeProgram(
+  calls: NativeCall[],
+  open: tf.Tensor[],
+  constant: tf.Tensor[],
+  varying: Varying[],
+): ((inputs: tf.Tensor[], value: number) => tf.Tensor) | undefined {
+  const backend = nativeBackend();
+  if (!backend || calls.length === 0) return undefined;
+  const idOf = (x: tf.Tensor) => backend.getInputTensorIds([x])[0]!;
+  const made = new Map<object, number>();
+  const fixed = new Set(constant.map((x) => x.dataId as object));
+  const code: number[] = [];
+  const [openAt, varyingAt]: { at: number; from: number }[][] = [[], []];
+  for (const [c, { inputs, numbers, outputs }] of calls.entries()) {
+    code.push(inputs.length);
+    for (const x of inputs) {
+      const [slot, which] = [x && made.get(x.dataId), x ? open.findIndex((y) => y.dataId === x.dataId) : -1];
+      if (which >= 0) openAt.push({ at: code.length, from: which });
+      else if (x && slot === undefined && (!fixed.has(x.dataId) || x instanceof tf.Variable)) return undefined;
+      code.push(slot !== undefined ? -2 - slot : x ? idOf(x) : -1);
+    }
+    code.push(numbers.length);
+    for (const [n, number] of numbers.entries()) {
+      const change = varying.find(({ call, number: at }) => call === c && at === n);
+      if (change) varyingAt.push({ at: code.length, from: change.base });
+      code.push(number);
+    }
+    for (const y of outputs) made.set(y.dataId, made.size);
+  }
+  const [names, numbers] = [calls.map(({ name }) => name), Float64Array.from(code)];
+  return (inputs, value) => {
+    for (const { at, from } of openAt) numbers[at] = idOf(inputs[from]!);
+    for (const { at, from } of varyingAt) numbers[at] = from + value;
+    return backend.createOutputTensor(backend.binding.runProgram(names, numbers)[0]!);
+  };
 }
 
 /** A copy of a tensor's memory, little-endian, of any dtype that kernels know, bfloat16 too. Not for strings. */

@@ -5,7 +5,7 @@
  */
 import { tf } from "../engine/tf";
 import { asBlock } from "../nn/block";
-import { type Cache, cacheLayer } from "../nn/cache";
+import { type Cache, cacheLayer, nextToken } from "../nn/cache";
 import {
   add,
   attention,
@@ -155,7 +155,9 @@ export function llama(p: Llama, c: LlamaConfig, inputs: LlamaInputs): tf.Tensor3
       const here = { c, rotary, tap: at(tap, `blocks.${i}`), cache: cache && cacheLayer(cache, i) };
       const compute = ({ x, positions, padding }: { x: tf.Tensor3D; positions: tf.Tensor2D; padding?: tf.Tensor2D }) =>
         block(layer, here, x, positions, { causal: true, padding });
-      x = asBlock(layer, { x, positions, padding }, compute, { tap: here.tap, checkpointing });
+      const run = () => asBlock(layer, { x, positions, padding }, compute, { tap: here.tap, checkpointing });
+      const single = cache && embeddings.shape[1] === 1 && !padding && tap === noTap;
+      x = single ? nextToken(cache, i, layer, { x, positions }, [rotary.inverseFrequencies], run) : run();
     });
     if (cache) cache.length += embeddings.shape[1];
     return tap("final", rmsNorm(p.norm, x, c.rms_norm_eps));

@@ -2,6 +2,7 @@
  * The module that node loads: the binding of @tensorflow/tfjs-node-gpu, included from where npm put it, with these functions added.
  *
  *   runKernel(name, inputIds, numbers)    one of our kernels on tensors (id -1: absent) -> [{ id, shape, dtype }]
+ *   runProgram(names, code)               several kernels in one call -> what the last one makes
  *   kernelNames()                         the kernels that this processor can run
  *   kernelLevel()                         the instruction set that is used: "base", "avx2" or "avx512bf16"
  *   kernelThreads()                       threads that work on a kernel
@@ -48,6 +49,73 @@ napi_value runKernel(napi_env env, TFJSBackend& backend, const std::vector<napi_
                      numbersOf(env, args[2], "runKernel: parameters are not an array of numbers"));
   kernel(call);
   return memory.infos(env, backend);
+}
+
+/** The numbers of a Float64Array, one after the other. */
+class Code {
+ public:
+  Code(napi_env env, napi_value value) {
+    napi_typedarray_type type = napi_int8_array;
+    void* data = nullptr;
+    size_t length = 0;
+    if (napi_get_typedarray_info(env, value, &type, &length, &data, nullptr, nullptr) != napi_ok || type != napi_float64_array)
+      throw std::invalid_argument("runProgram: the code is not a Float64Array");
+    at_ = static_cast<const double*>(data);
+    end_ = at_ + length;
+  }
+  double next() {
+    if (at_ == end_) throw std::invalid_argument("runProgram: the code ends too soon");
+    return *at_++;
+  }
+  int32_t whole() { return wholeOf(next(), "runProgram: the code holds a number that is not whole"); }
+  size_t count() {
+    const int32_t count = whole();
+    if (count < 0 || count > end_ - at_) throw std::invalid_argument("runProgram: the code holds an impossible count");
+    return static_cast<size_t>(count);
+  }
+
+ private:
+  const double *at_, *end_;
+};
+
+/**
+ * Kernels one after the other; only what the last one makes becomes tensors of JavaScript. The code holds for each: how many inputs, the inputs
+ * (a tensor's id, -1 where one is absent, or -2 - n: output n, counted from the first kernel on), how many numbers, the numbers.
+ */
+napi_value runProgram(napi_env env, TFJSBackend& backend, const std::vector<napi_value>& args) {
+  uint32_t count = 0;
+  ensure(napi_get_array_length(env, args[0], &count), "runProgram: the names are not an array");
+  Code code(env, args[1]);
+  TensorMemory memory;
+  std::vector<Tensor> tensors; // hold the inputs' memory while kernels run
+  std::vector<View> made;
+  size_t first = 0; // of the last kernel's outputs
+  for (uint32_t c = 0; c < count; c++) {
+    napi_value element;
+    ensure(napi_get_element(env, args[0], c, &element), "runProgram: no name");
+    const std::string name = textOf(env, element, "runProgram: a name is not a string");
+    std::vector<View> views(code.count());
+    std::vector<bool> present(views.size());
+    for (size_t i = 0; i < views.size(); i++) {
+      const int32_t id = code.whole();
+      if (id == -1) continue;
+      present[i] = true;
+      if (id < 0 && static_cast<size_t>(-2 - id) >= made.size()) throw std::invalid_argument("runProgram: an input is not made yet");
+      if (id < 0) {
+        views[i] = made[static_cast<size_t>(-2 - id)];
+      } else {
+        tensors.push_back(tensorOf(handleOf(backend, id), id));
+        views[i] = viewOf(tensors.back().get(), id);
+      }
+    }
+    std::vector<double> numbers(code.count());
+    for (double& number : numbers) number = code.next();
+    vitrine::Call call(name.c_str(), memory, std::move(views), std::move(present), std::move(numbers));
+    first = made.size();
+    kernelOf(name)(call);
+    for (const View* view : call.outputs()) made.push_back(*view);
+  }
+  return memory.infos(env, backend, first);
 }
 
 napi_value kernelNames(napi_env env, TFJSBackend&, const std::vector<napi_value>&) {
@@ -188,6 +256,7 @@ napi_value start(napi_env env, napi_value exports) {
   stayLoaded();
   exports = tfnodejs::InitTFNodeJSBinding(env, exports);
   const std::pair<const char*, napi_callback> added[] = {
+      {"runProgram", entry<runProgram, 2>},
       {"runKernel", entry<runKernel, 3>},           {"kernelNames", entry<kernelNames, 0>}, {"kernelLevel", entry<kernelLevel, 0>},
       {"kernelThreads", entry<kernelThreads, 0>},   {"tensorBytes", entry<tensorBytes, 1>}, {"addFunction", entry<addFunction, 1>},
       {"tensorFromBytes", entry<tensorFromBytes, 3>}, {"tensorFromFile", entry<tensorFromFile, 5>}, {"kernelFromFile", entry<kernelFromFile, 7>},

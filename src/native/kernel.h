@@ -112,6 +112,9 @@ class Call {
   /** A new output tensor; its memory is not cleared. The reference stays valid while the call lasts. */
   const View& output(int dtype, const std::vector<int64_t>& dims);
 
+  /** The outputs made so far, in order. */
+  const std::vector<View*>& outputs() const { return outputs_; }
+
   /** Ends the call with an Error in JavaScript: "kernel NAME: message". printf-like. Not inside a body of parallel(). */
   [[noreturn]] void fail(const char* format, ...) const __attribute__((format(printf, 2, 3)));
 

@@ -16,7 +16,8 @@ constexpr int64_t kGroup = 2 * kPanel;  // columns of the result that a task mak
 constexpr int64_t kDepth = 1024;        // of the sum at a time: a group's part of the weight then fits a core's second cache
 constexpr int64_t kTaskRows = 1664;     // rows for which the weight is ordered once
 constexpr int64_t kBlock = 8 * kRows;   // rows that pass over both panels while they are in the first cache
-constexpr int64_t kFew = 4;             // rows up to which ordering the weight costs more than it saves
+constexpr int kFew = 4;                 // rows up to which ordering the weight costs more than it saves
+constexpr int kTogether = 4;            // outputs whose weights are read side by side: one stream is slower than memory
 
 /** A matrix [out, in], or [in, out] when turned: what the sum runs along is `length`. */
 struct Right {
@@ -120,23 +121,42 @@ struct Linear {
     Product<FloatCell>{left, stride, rows, panels, depth, depth, columns}.into(sums, kGroup, add);
   }
 
-  /** Outputs begin to end for at most kFew rows, each row of the weight [out, in] read once where it stands. */
+  /** Outputs begin to end for at most kFew rows, each row of the weight [out, in] read once where it stands, kTogether of them side by side. */
   void few(int64_t begin, int64_t end) const {
-    const int64_t rows = x->rows(), length = weight.length;
+    const int64_t rows = x->rows();
     float sums[kFew * kLanes];
     for (int64_t j = begin; j < end; j += kLanes) {
       const int64_t columns = std::min<int64_t>(kLanes, end - j);
-      for (int64_t c = 0; c < columns; c++) {
-        Floats total[kFew] = {splat(0), splat(0), splat(0), splat(0)};
-        const Reader w = weight.values.from((j + c) * length), from = reader(*x);
-        overLanes(0, length, [&](int64_t k, auto part) {
-          const Floats by = w(k, part);
-          for (int64_t i = 0; i < rows; i++) total[i] += by * from(i * length + k, part);
-        });
-        for (int64_t i = 0; i < rows; i++) sums[i * kLanes + c] = sum(total[i]) + lowSum(i, j + c);
+      for (int64_t c = 0; c < columns; c += kTogether) {
+        const bool all = c + kTogether <= columns;
+        if (rows == 1 && all) dots<1, kTogether>(j + c, sums + c);
+        else
+          for (int64_t k = c; k < std::min(columns, c + kTogether); k++) dots<kFew, 1>(j + k, sums + k);
       }
       for (int64_t i = 0; i < rows; i++) finish(sums + i * kLanes, kLanes, 1, i, j, columns);
     }
+  }
+
+  /** Rows of x times outputs j on. to: for row i of x at i · kLanes. */
+  template <int kX, int kW>
+  void dots(int64_t j, float* to) const {
+    const int64_t length = weight.length, rows = std::min<int64_t>(kX, x->rows());
+    const Reader from = reader(*x);
+    Floats total[kX][kW] = {};
+    overLanes(0, length, [&](int64_t k, auto part) {
+      Floats by[kW];
+#pragma GCC unroll 8
+      for (int w = 0; w < kW; w++) by[w] = weight.values((j + w) * length + k, part);
+#pragma GCC unroll 8
+      for (int i = 0; i < kX; i++) {
+        if (i >= rows) break;
+        const Floats v = from(i * length + k, part);
+#pragma GCC unroll 8
+        for (int w = 0; w < kW; w++) total[i][w] += by[w] * v;
+      }
+    });
+    for (int i = 0; i < rows; i++)
+      for (int w = 0; w < kW; w++) to[i * kLanes + w] = sum(total[i][w]) + lowSum(i, j + w);
   }
 
   float lowSum(int64_t row, int64_t column) const {

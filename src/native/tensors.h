@@ -88,15 +88,15 @@ class TensorMemory : public vitrine::Memory {
     if (!tensors_.back()) throw std::runtime_error("no tensor around a mapped file");
   }
 
-  /** The outputs as [{ id, shape, dtype }]. */
-  napi_value infos(napi_env env, TFJSBackend& backend) const {
+  /** The outputs from `first` on as [{ id, shape, dtype }]. */
+  napi_value infos(napi_env env, TFJSBackend& backend, size_t first = 0) const {
     napi_value list;
-    ensure(napi_create_array_with_length(env, tensors_.size(), &list), "no array");
-    for (size_t i = 0; i < tensors_.size(); i++) {
+    ensure(napi_create_array_with_length(env, tensors_.size() - first, &list), "no array");
+    for (size_t i = first; i < tensors_.size(); i++) {
       tfnodejs::TF_AutoStatus status;
       TFE_TensorHandle* handle = TFE_NewTensorHandle(tensors_[i].get(), status.status);
       ensure(status);
-      ensure(napi_set_element(env, list, i, adopt(backend, env, handle)), "no element");
+      ensure(napi_set_element(env, list, i - first, adopt(backend, env, handle)), "no element");
     }
     return list;
   }

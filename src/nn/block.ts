@@ -115,6 +115,9 @@ export function asBlock<I extends Tensors>(
 export const forBlocks = <T extends tf.Tensor>(params: object, x: T, tap: Tap = noTap): T =>
   !recording() && runsLean(planOf(params), tap) && dtypeOf(planOf(params)) === "bfloat16" ? toBfloat16(x) : x;
 
+/** Every tensor of a block's parameters. */
+export const tensorsOf = (params: object): readonly tf.Tensor[] => planOf(params).leaves;
+
 /** A block of full training, of DoRA, of dropout, or with somebody who edits while gradients are recorded runs as its formulas. */
 function runsLean(plan: Plan, tap: Tap): boolean {
   if (castsProducts() || !KERNELS.every(hasNative)) return false;

@@ -1,15 +1,20 @@
 /** Keys and values of the tokens so far, for a decoder: room for all of them is made once, and a step copies nothing but its own rows. */
 import { bfloat16Zeros } from "../engine/bfloat16";
-import { hasNative, runNative } from "../engine/native";
+import { hasNative, makeProgram, runNative, watchNative } from "../engine/native";
+import { checkStop } from "../engine/stop";
 import { tf } from "../engine/tf";
+import { tensorsOf } from "./block";
 import { insideBlock } from "./lean";
+
+/** What one more token does in a layer, as one call. */
+type Step = { params: object; run: ((inputs: tf.Tensor[], length: number) => tf.Tensor) | undefined };
 
 export type Cache = {
   /** Tokens that fit. */
   readonly room: number;
   /** Tokens that are in it. */
   length: number;
-  readonly layers: { k?: tf.Tensor3D; v?: tf.Tensor3D }[];
+  readonly layers: { k?: tf.Tensor3D; v?: tf.Tensor3D; step?: Step }[];
   dispose(): void;
 };
 
@@ -25,6 +30,42 @@ export function makeCache(layers: number, room: number): Cache {
     },
   };
   return cache;
+}
+
+/** Numbers of kernels that count the tokens in the cache: the place of new rows, and how many rows there are with the new one. */
+const COUNTERS: { [kernel: string]: { number: number; base: number } } = {
+  writeRows: { number: 0, base: 0 },
+  attention: { number: 4, base: 1 },
+};
+
+/**
+ * One more token through a layer of a decoder. What `run` calls is recorded the first time, and then done as one call: the kernels of a token take little
+ * longer than their calls.
+ *
+ * @param params the layer's weights
+ * @param inputs what is new at each token: the residual stream and its position
+ * @param constant what `run` reads besides those and the weights
+ */
+export function nextToken(
+  cache: Cache,
+  i: number,
+  params: object,
+  inputs: { x: tf.Tensor3D; positions: tf.Tensor2D },
+  constant: tf.Tensor[],
+  run: () => tf.Tensor3D,
+): tf.Tensor3D {
+  const layer = cache.layers[i];
+  if (!hasNative("writeRows")) return run();
+  checkStop();
+  const open = [inputs.x, inputs.positions];
+  if (layer.step?.params === params && layer.step.run) return layer.step.run(open, cache.length) as tf.Tensor3D;
+  if (layer.step?.params === params) return run();
+  const { result, calls } = watchNative(run);
+  const varying = calls.flatMap(({ name }, call) => (Object.hasOwn(COUNTERS, name) ? [{ call, ...COUNTERS[name] }] : []));
+  const held = [...tensorsOf(params), ...constant, layer.k, layer.v].filter(Boolean) as tf.Tensor[];
+  const last = calls.at(-1)?.outputs[0];
+  layer.step = { params, run: last?.dataId === result.dataId ? makeProgram(calls, open, held, varying) : undefined };
+  return result;
 }
 
 /**
