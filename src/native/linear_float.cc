@@ -16,8 +16,7 @@ constexpr int64_t kGroup = 2 * kPanel;  // columns of the result that a task mak
 constexpr int64_t kDepth = 1024;        // of the sum at a time: a group's part of the weight then fits a core's second cache
 constexpr int64_t kTaskRows = 1664;     // rows for which the weight is ordered once
 constexpr int64_t kBlock = 8 * kRows;   // rows that pass over both panels while they are in the first cache
-constexpr int kFew = 4;                 // rows up to which ordering the weight costs more than it saves
-constexpr int kTogether = 4;            // outputs whose weights are read side by side: one stream is slower than memory
+constexpr int64_t kFew = 4;             // rows up to which ordering the weight costs more than it saves
 
 /** A matrix [out, in], or [in, out] when turned: what the sum runs along is `length`. */
 struct Right {
@@ -121,43 +120,55 @@ struct Linear {
     Product<FloatCell>{left, stride, rows, panels, depth, depth, columns}.into(sums, kGroup, add);
   }
 
-  /** Outputs begin to end for at most kFew rows, each row of the weight [out, in] read once where it stands, kTogether of them side by side. */
+  /** Outputs begin to end for at most kFew rows, each row of the weight [out, in] read once where it stands. */
   void few(int64_t begin, int64_t end) const {
-    const int64_t rows = x->rows();
+    const int64_t rows = x->rows(), length = weight.length;
+    const float* left = wideRows();
     float sums[kFew * kLanes];
     for (int64_t j = begin; j < end; j += kLanes) {
       const int64_t columns = std::min<int64_t>(kLanes, end - j);
-      for (int64_t c = 0; c < columns; c += kTogether) {
-        const bool all = c + kTogether <= columns;
-        if (rows == 1 && all) dots<1, kTogether>(j + c, sums + c);
-        else
-          for (int64_t k = c; k < std::min(columns, c + kTogether); k++) dots<kFew, 1>(j + k, sums + k);
+      for (int64_t c = 0; c < columns; c++) {
+        const Reader w = weight.values.from((j + c) * length);
+        for (int64_t i = 0; i < rows; i++) {
+          const float* from = left + i * length;
+          const float total = w.wide ? dot(from, w.wide, length) : dot(from, w.narrow, length);
+          sums[i * kLanes + c] = total + lowSum(i, j + c);
+        }
       }
       for (int64_t i = 0; i < rows; i++) finish(sums + i * kLanes, kLanes, 1, i, j, columns);
     }
   }
 
-  /** Rows of x times outputs j on. to: for row i of x at i · kLanes. */
-  template <int kX, int kW>
-  void dots(int64_t j, float* to) const {
-    const int64_t length = weight.length, rows = std::min<int64_t>(kX, x->rows());
+  /** The rows of x as float32: where they stand, or widened into this thread's memory. */
+  const float* wideRows() const {
+    if (x->dtype == kFloat32) return x->floats();
+    float* to = scratch<float, 24>(x->size());
     const Reader from = reader(*x);
-    Floats total[kX][kW] = {};
-    overLanes(0, length, [&](int64_t k, auto part) {
-      Floats by[kW];
-#pragma GCC unroll 8
-      for (int w = 0; w < kW; w++) by[w] = weight.values((j + w) * length + k, part);
-#pragma GCC unroll 8
-      for (int i = 0; i < kX; i++) {
-        if (i >= rows) break;
-        const Floats v = from(i * length + k, part);
-#pragma GCC unroll 8
-        for (int w = 0; w < kW; w++) total[i][w] += by[w] * v;
-      }
-    });
-    for (int i = 0; i < rows; i++)
-      for (int w = 0; w < kW; w++) to[i * kLanes + w] = sum(total[i][w]) + lowSum(i, j + w);
+    const Writer row{to, nullptr};
+    overLanes(0, x->size(), [&](int64_t k, auto part) { row(k, part, from(k, part)); });
+    return to;
   }
+
+  /** Rows of a weight follow each other in memory: what the next ones hold is asked for while this one is added up. */
+  template <class T>
+  static float dot(const float* x, const T* w, int64_t length) {
+    constexpr int kSums = 4; // one sum would wait for itself
+    constexpr int64_t kAhead = 4096 / sizeof(T), kLine = 64 / sizeof(T);
+    Floats total[kSums] = {};
+    int64_t k = 0;
+    for (; k + kSums * kLanes <= length; k += kSums * kLanes) {
+      for (int64_t line = 0; line < kSums * kLanes; line += kLine) __builtin_prefetch(w + k + kAhead + line);
+#pragma GCC unroll 8
+      for (int s = 0; s < kSums; s++) total[s] += load(w + k + s * kLanes) * load(x + k + s * kLanes);
+    }
+    overLanes(k, length, [&](int64_t i, auto part) {
+      const Reader a{x, nullptr};
+      total[0] += a(i, part) * readerOf(w)(i, part);
+    });
+    return sum((total[0] + total[1]) + (total[2] + total[3]));
+  }
+  static Reader readerOf(const float* w) { return {w, nullptr}; }
+  static Reader readerOf(const uint16_t* w) { return {nullptr, w}; }
 
   float lowSum(int64_t row, int64_t column) const {
     if (!low) return 0;

@@ -7,6 +7,7 @@ type Binding = {
   executeOp(name: string, attributes: Attribute[], inputs: number[], outputs: number): Handle[];
   /** Only with our binding: kernels of src/native. */
   runKernel?(name: string, inputs: number[], numbers: number[]): Handle[];
+  runProgram?(names: string[], code: Float64Array): Handle[];
   createTensor(...args: unknown[]): number;
   tensorDataSync(id: number): unknown;
 };
@@ -52,6 +53,14 @@ export function startProfile(): { reset(): void; lines(): ProfileLine[] } {
         const started = performance.now();
         const handles = binding.runKernel!(name, inputs, numbers);
         note(`native ${name} ${FORMATS[handles[0]?.dtype] ?? ""}`.trim(), `[${handles[0]?.shape ?? ""}]`, started);
+        return handles;
+      },
+    }),
+    ...(binding.runKernel && {
+      runProgram(names: string[], code: Float64Array) {
+        const started = performance.now();
+        const handles = binding.runProgram!(names, code);
+        note(`native program of ${names.length} kernels`, `[${handles[0]?.shape ?? ""}]`, started);
         return handles;
       },
     }),
