@@ -1,6 +1,7 @@
 /** Keys and values of the tokens so far, for a decoder: room for all of them is made once, and a step copies nothing but its own rows. */
 import { bfloat16Zeros } from "../engine/bfloat16";
-import { hasNative, makeProgram, runNative, watchNative } from "../engine/native";
+import { hasNative, runNative, watchNative } from "../engine/native";
+import { makeProgram } from "../engine/program";
 import { checkStop } from "../engine/stop";
 import { tf } from "../engine/tf";
 import { tensorsOf } from "./block";

@@ -176,6 +176,21 @@ function readQuantised(source: TensorSource, shape: [number, number], dtype: Qua
   const stored = dtype === "nf4" ? source.nf4?.() : undefined;
   if (stored) return quantisedTensor(stored.bytes, stored.format, shape);
   const rowBytes = source.byteLength / Math.max(1, shape[0]);
+  const inPlace = IN_PLACE[source.dtype];
+  if (inPlace && source.hold && readsFiles() && hasNative("quantise")) {
+    const held = source.hold(); // the engine reads the slices: JavaScript would keep each until its next garbage collection
+    const slice = (first: number, count: number) => ({
+      ...held,
+      offset: held.offset + first * rowBytes,
+      shape: [count, shape[1]],
+      release() {},
+    });
+    try {
+      return quantiseRows(shape, dtype, (first, count) => tensorFromFile({ ...slice(first, count), dtype: inPlace }, inPlace));
+    } finally {
+      held.release();
+    }
+  }
   let all: Uint8Array | undefined;
   const bytesOf = (first: number, count: number): Uint8Array => {
     const [begin, end] = [first * rowBytes, (first + count) * rowBytes];
@@ -183,7 +198,6 @@ function readQuantised(source: TensorSource, shape: [number, number], dtype: Qua
   };
   return quantiseRows(shape, dtype, (first, count) => {
     const bytes = bytesOf(first, count);
-    if (source.dtype === "BF16" && hasNative("quantise")) return bfloat16Tensor(bytes, [count, shape[1]]);
     return toFloat32({ ...source, read: () => bytes });
   });
 }
