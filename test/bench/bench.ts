@@ -8,6 +8,7 @@ import { readJson } from "vitrine/files/json";
 import { clipConfig } from "vitrine/models/clip";
 import { internVLConfig } from "vitrine/models/internvl";
 import { answer } from "./child";
+import { compiledScripts } from "./compiled";
 import { checkGpu } from "./device";
 import { makeFiles } from "./files";
 import { better, type Limits } from "./limits";
@@ -26,6 +27,9 @@ const say = (line: string): void => void process.stderr.write(`${line}\n`);
 /** Hides GPUs from TensorFlow, so that both sides compute on the processor also where its CUDA build is installed. */
 const NO_GPU = { CUDA_VISIBLE_DEVICES: "" };
 
+const scripts = compiledScripts();
+process.once("exit", scripts.remove);
+
 /** Our side as a child: the same Node, this folder's script. */
 function ours<T>({ options, signal }: Context, what: string, script: string, args: string[]): Promise<T> {
   const { threads, device } = options;
@@ -35,7 +39,7 @@ function ours<T>({ options, signal }: Context, what: string, script: string, arg
     ...(device === "cpu" ? NO_GPU : {}),
     VITRINE_BACKEND: process.env.VITRINE_BACKEND ?? "tensorflow",
   };
-  return answer<T>(what, process.execPath, ["--import", "tsx", join(__dirname, script), ...args], { env, signal });
+  return answer<T>(what, process.execPath, [scripts.script(script), ...args], { env, signal });
 }
 
 const runOurs = (context: Context, workload: Workload, dtype: BenchDtype): Promise<Result> => {
