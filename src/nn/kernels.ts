@@ -49,3 +49,11 @@ export function attentionGradientKernel(dz: tf.Tensor, x: Qkv, heads: Heads): tf
   const forward = hasNative("attentionGradient") && attentionKernel(x, heads);
   return forward ? runNative("attentionGradient", [...inputs(x), forward[0], forward[1], dz], numbers(heads)) : undefined;
 }
+
+type Pattern = Qkv & { used?: number; padding?: tf.Tensor2D; bias?: tf.Tensor4D };
+
+/** Who looks where, from the kernel that computes with the same numbers: softmax of the scores, [B, H, Nq, Nk]. Not recorded for gradients. */
+export function attentionPatternKernel({ q, k, v, padding, bias, used }: Pattern, heads: Heads): tf.Tensor4D | undefined {
+  if (!hasNative("attentionPattern") || !fits({ q, k, v }, heads)) return undefined;
+  return runNative("attentionPattern", [q, k, v, padding, bias], [...numbers(heads).slice(0, -1), used ?? 0])[0] as tf.Tensor4D;
+}

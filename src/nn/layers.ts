@@ -3,6 +3,7 @@ import { tf } from "../engine/tf";
 import { toFloat32 } from "../engine/bfloat16";
 import { additive, attend, attentionMix, attentionScores, type Heads, type Mask, mergeHeads, splitHeads } from "./attend";
 import { swiglu } from "./gated";
+import { attentionPatternKernel } from "./kernels";
 import { insideBlock, leanActivation, leanAdd, leanGated, leanLinear, leanNorm, leanRope, leanScale } from "./lean";
 import { addSameShape, gatherRows, gelu, layerNormOp, linearProduct, quickGelu, rowNorms, scaleChannels } from "./ops";
 import { patchRows } from "./patches";
@@ -182,7 +183,10 @@ function attendWatched(x: Keyed, { heads, groups = heads, scale }: Heads, tap: T
   const k = watch("k", splitHeads(seen(x.k), groups)); //                                            [B, G, Nk, dh]
   const v = watch("v", splitHeads(seen(x.v), groups));
   const scores = watch("attn_scores", attentionScores(q, k, additive(mask, q.shape[2], k.shape[2]), scale)); // [B, H, Nq, Nk]
-  const pattern = watch("pattern", tf.softmax(scores)); //                                           rows sum to 1
+  const causal = mask.causal ?? false;
+  const shape = { heads, groups, causal, scale: scale ?? 1 / Math.sqrt(q.shape[3]) };
+  const own = insideBlock() && !changed ? attentionPatternKernel({ ...x, ...mask }, shape) : undefined;
+  const pattern = watch("pattern", own ?? tf.softmax(scores)); //                                    rows sum to 1
   const z = watch("z", attentionMix(pattern, v)); //                                                 [B, H, Nq, dh]
   return changed ? mergeHeads(z as tf.Tensor4D) : undefined; //                                      [B, Nq, H·dh]
 }
