@@ -65,7 +65,9 @@ export type AnyresTokens = { base: number; rows: number; columns: number; newlin
  * The tokens of a picture: `side` x `side` for the base view, then each row of unpadded features and a newline after it. With a
  * limit of tiles (OneVision's `anyres_max_9`), features that exceed it by more than a tenth a side are shrunk to it.
  *
- * @throws RangeError where nothing of the picture would be left, as happens in the reference for very long pictures
+ * Of a very long picture no row may be left, and the base view alone stands for it.
+ *
+ * @throws RangeError where that happens with a limit, for the reference fails there
  */
 export function anyresTokens(
   original: Size,
@@ -77,7 +79,7 @@ export function anyresTokens(
   let { rows, columns } = kept;
   const ratio = maxTiles === null ? 0 : Math.sqrt((rows * columns) / (maxTiles * side ** 2));
   if (ratio > 1.1) [rows, columns] = [wholeTimes(rows, ratio), wholeTimes(columns, ratio)];
-  if (rows < 1 || columns < 1)
+  if (maxTiles !== null && (rows < 1 || columns < 1))
     throw new RangeError(
       `a picture of ${original.width} x ${original.height} leaves ${rows} x ${columns} features after unpadding; its aspect ratio is too extreme for these tiles`,
     );

@@ -3,6 +3,8 @@ import { classOf, findValues, isObject, KeyReader, needValues, readIfThere, type
 import type { Filter } from "./resize";
 import type { Size } from "./views";
 
+export type Backend = "pil" | "torchvision";
+
 /** What is done to a picture, checked and with the family's defaults filled in. */
 export type ProcessorConfig = {
   /** Whether the picture is first padded to a square with the mean colour. */
@@ -18,6 +20,8 @@ export type ProcessorConfig = {
   std: number[];
   /** Values x become (1 - 2 e) x + e after normalising, for this e; 0 but for FLAVA's codebook pictures. */
   squeeze: number;
+  /** Whose resizing: Pillow's, on which most checkpoints were trained, or torchvision's, the default of transformers 5 (see resize()). */
+  backend: Backend;
   /** What the reference does with a picture that is opened with its transparency: lays it on white, or refuses it. */
   alpha: "white" | "refuse";
 };
@@ -160,6 +164,7 @@ export function readView(keys: KeyReader, family: Defaults): ProcessorConfig {
     mean: isNormalised ? mean : [0, 0, 0],
     std: isNormalised ? std : [1, 1, 1],
     squeeze: 0,
+    backend: "pil",
     alpha: convertsRgb ? "white" : "refuse",
   };
 }

@@ -1,6 +1,7 @@
 /** From any picture to the numbers that a vision tower was trained on, as the checkpoint's own files say. */
 import type { Picture } from "./picture";
-import { type ProcessorConfig, readCodebookConfig, readProcessorConfig } from "./processor-config";
+import { type Backend, type ProcessorConfig, readCodebookConfig, readProcessorConfig } from "./processor-config";
+import type { PassOrder } from "./resize";
 import { type Canvas, paint, type Size, squared, stretched, type View, wholeView } from "./views";
 
 export type ImageProcessor = {
@@ -20,12 +21,13 @@ export type ImageProcessor = {
 /**
  * The image processor of a checkpoint folder: `preprocessor_config.json`, or `processor_config.json` as transformers 5 writes it.
  * Pads where the checkpoint pads, resizes, cuts the centre out (with black where the picture is smaller), scales and normalises as
- * transformers' PIL processors do. Families that cut a picture into tiles: `loadTileProcessor()`.
+ * transformers' PIL processors do, or with `backend: "torchvision"` as its others do. Families that cut a picture into tiles:
+ * `loadTileProcessor()`.
  *
  * @throws Error listing every key that is missing, wrong or unknown, or naming a family that is not supported yet.
  */
-export function loadImageProcessor(folder: string): ImageProcessor {
-  return imageProcessor(readProcessorConfig(folder));
+export function loadImageProcessor(folder: string, { backend = "pil" as Backend } = {}): ImageProcessor {
+  return imageProcessor({ ...readProcessorConfig(folder), backend });
 }
 
 /** FLAVA's codebook pictures: the keys `codebook_*` of its file (Lanczos, values in 0.1 to 0.9). */
@@ -37,7 +39,7 @@ export function loadCodebookProcessor(folder: string): ImageProcessor {
 export function imageProcessor(config: ProcessorConfig): ImageProcessor {
   const { size, mean, std } = config;
   const table = valueTable(config);
-  const crop = (picture: Picture): Picture => paint(picture, [plainView(picture, config)])[0];
+  const crop = (picture: Picture): Picture => paint(picture, [plainView(picture, config)], orderOf(config))[0];
   const process = (picture: Picture, out = new Float32Array(size.height * size.width * 3)): Float32Array => {
     const seen = crop(picture);
     if (out.length !== seen.data.length)
@@ -67,6 +69,9 @@ export function normalise({ data }: Picture, table: Float32Array, out: Float32Ar
   }
   return out;
 }
+
+/** torchvision resizes along rows first, whatever the sizes. */
+export const orderOf = ({ backend }: ProcessorConfig): PassOrder => (backend === "torchvision" ? "rows-first" : "pillow");
 
 /** The size a picture is resized to before the crop. */
 function resizedSize({ width, height }: Size, { resizeTo }: ProcessorConfig): Size {

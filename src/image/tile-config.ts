@@ -196,6 +196,7 @@ const viewOf = (size: Size, mean: number[], std: number[]): ProcessorConfig => (
   mean,
   std,
   squeeze: 0,
+  backend: "pil",
   alpha: "white",
 });
 

@@ -4,8 +4,8 @@ import { planInternvl } from "./internvl-tiles";
 import { planNative } from "./native";
 import { planOvis2 } from "./ovis-tiles";
 import type { Picture } from "./picture";
-import { type ImageProcessor, loadImageProcessor, normalise, plainView, valueTable } from "./processor";
-import type { ProcessorConfig } from "./processor-config";
+import { type ImageProcessor, loadImageProcessor, normalise, orderOf, plainView, valueTable } from "./processor";
+import type { Backend, ProcessorConfig } from "./processor-config";
 import { checkPinpoints, findTileConfig, readTileConfig, type Scheme, type TileConfig } from "./tile-config";
 import { paint, type Size, type Tile, type TilePlan, tileOf } from "./views";
 
@@ -63,19 +63,23 @@ export type TileProcessor = {
 
 /**
  * The tile processor of a checkpoint folder: GotOcr2 (InternVL), Ovis2, LLaVA-NeXT, LLaVA-OneVision in transformers' files, InternVL's
- * and LLaVA's original config.json, Ovis2.5. The pixels are those of transformers' PIL processors.
+ * and LLaVA's original config.json, Ovis2.5. The pixels are those of
+ * transformers' PIL processors, or of its torchvision ones where `backend` says so.
  *
  * @throws Error listing every key that is missing, wrong or unknown
  */
-export const loadTileProcessor = (folder: string): TileProcessor => tileProcessor(readTileConfig(folder));
+export function loadTileProcessor(folder: string, { backend = "pil" as Backend } = {}): TileProcessor {
+  const config = readTileConfig(folder);
+  return tileProcessor({ ...config, view: { ...config.view, backend } });
+}
 
 /** Whichever of the two a folder has. */
-export function loadAnyProcessor(
-  folder: string,
-): { kind: "tiles"; processor: TileProcessor } | { kind: "plain"; processor: ImageProcessor } {
-  const config = findTileConfig(folder);
-  return config ? { kind: "tiles", processor: tileProcessor(config) } : { kind: "plain", processor: loadImageProcessor(folder) };
+export function loadAnyProcessor(folder: string, { backend = "pil" as Backend } = {}): AnyProcessor {
+  return findTileConfig(folder)
+    ? { kind: "tiles", processor: loadTileProcessor(folder, { backend }) }
+    : { kind: "plain", processor: loadImageProcessor(folder, { backend }) };
 }
+export type AnyProcessor = { kind: "tiles"; processor: TileProcessor } | { kind: "plain"; processor: ImageProcessor };
 
 /** The processor of a configuration whose values have been checked. */
 export function tileProcessor(config: TileConfig): TileProcessor {
@@ -104,7 +108,7 @@ function processorOf(view: ProcessorConfig, plan: Plan): Pick<TileProcessor, "ti
   });
   const tile = (picture: Picture, overrides?: TileOverrides): Tiled => {
     const made = plan(picture, overrides);
-    const pictures = paint(picture, made.views);
+    const pictures = paint(picture, made.views, orderOf(view));
     const each = made.size.height * made.size.width * 3;
     const pixels = new Float32Array(pictures.length * each);
     for (const [i, seen] of pictures.entries()) normalise(seen, table, pixels, i * each);

@@ -1,6 +1,6 @@
 /** How a model sees a picture: the picture resized, laid on a canvas, and cut into equal windows. Geometry first, pixels after. */
 import type { Picture } from "./picture";
-import { type Filter, resize, type Window } from "./resize";
+import { type Filter, type PassOrder, resize, type Window } from "./resize";
 
 export type Size = { height: number; width: number };
 
@@ -98,23 +98,23 @@ function overlap(start: number, length: number, end: number): [start: number, le
 }
 
 /** The pixels of views of one picture. Each canvas is resized once; of a canvas with one window, only that window. */
-export function paint(picture: Picture, views: View[]): Picture[] {
+export function paint(picture: Picture, views: View[], order: PassOrder = "pillow"): Picture[] {
   const canvases = new Map<Canvas, Picture>();
   const shared = (canvas: Canvas): boolean => views.filter((view) => view.canvas === canvas).length > 1;
   return views.map(({ canvas, window }) => {
-    if (!shared(canvas)) return paintWindow(picture, canvas, window);
+    if (!shared(canvas)) return paintWindow(picture, canvas, window, order);
     const whole = { left: 0, top: 0, width: canvas.after.width, height: canvas.after.height };
-    if (!canvases.has(canvas)) canvases.set(canvas, paintWindow(picture, canvas, whole));
+    if (!canvases.has(canvas)) canvases.set(canvas, paintWindow(picture, canvas, whole, order));
     return place(canvases.get(canvas) as Picture, { ...window, left: -window.left, top: -window.top }, canvas.fill);
   });
 }
 
 /** A window of a canvas, at the cost of what it shows. */
-function paintWindow(picture: Picture, { before, resized, after, fill, filter }: Canvas, window: Window): Picture {
+function paintWindow(picture: Picture, { before, resized, after, fill, filter }: Canvas, window: Window, order: PassOrder): Picture {
   const padded = place(picture, before, fill);
   const [left, width] = overlap(window.left - after.left, window.width, resized.width);
   const [top, height] = overlap(window.top - after.top, window.height, resized.height);
-  const part = width > 0 && height > 0 ? resize(padded, resized.width, resized.height, filter, { left, top, width, height }) : null;
+  const part = width > 0 && height > 0 ? resize(padded, resized.width, resized.height, filter, { left, top, width, height }, order) : null;
   const at = { left: left + after.left - window.left, top: top + after.top - window.top, width: window.width, height: window.height };
   return place(part ?? { width: 0, height: 0, data: new Uint8Array(0) }, at, fill);
 }

@@ -1,7 +1,7 @@
 /** Pictures as the model sees them, against the reference's PIL and torchvision processors: every label of a family's `images[]`. */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { BLIP, type ProcessorConfig } from "vitrine/image/processor-config";
+import { type Backend, BLIP, type ProcessorConfig } from "vitrine/image/processor-config";
 import { readPicture } from "vitrine/image/picture";
 import { imageProcessor } from "vitrine/image/processor";
 import { anyresTokens } from "vitrine/image/anyres";
@@ -16,8 +16,8 @@ type Cutter = Pick<TileProcessor, "tile" | "layout"> & { alpha: "white" | "refus
 export async function checkImages(oracle: Oracle, checks: Checks): Promise<void> {
   for (const part of (oracle.cases.images ?? []) as Part[])
     for (const layout of layoutsOf(oracle)) {
-      const cutter = cutterOf(oracle, layout, part);
-      for (const c of part.cases) await checkCase(oracle, checks, cutter, part, c, layout);
+      const [pil, torchvision] = (["pil", "torchvision"] as const).map((backend) => cutterOf(oracle, layout, part, backend));
+      for (const c of part.cases) await checkCase(oracle, checks, pil, torchvision, part, c, layout);
     }
   if (oracle.cases.anyres_table) checkAnyresTable(oracle, checks);
 }
@@ -30,18 +30,18 @@ function layoutsOf({ folder }: Oracle): string[] {
 }
 
 /** The folder's own processor; ALBEF's and MiniGPT-4's files have none, and their code does what BLIP's does, at the size of the tower. */
-function cutterOf(oracle: Oracle, layout: string, { cases }: Part): Cutter {
+function cutterOf(oracle: Oracle, layout: string, { cases }: Part, backend: Backend): Cutter {
   const folder = join(oracle.folder, layout);
   if (["albef", "minigpt4"].includes(oracle.family)) {
     const [height, width] = oracle.array(cases[0].pixel_values).shape.slice(-2);
-    return cutterFor({ ...blipView, size: { height, width }, resizeTo: { height, width } });
+    return cutterFor({ ...blipView, backend, size: { height, width }, resizeTo: { height, width } });
   }
-  const found = loadAnyProcessor(folder);
+  const found = loadAnyProcessor(folder, { backend });
   if (found.kind === "tiles") return { ...found.processor, alpha: found.processor.config.view.alpha };
   return cutterFor(found.processor.config as ProcessorConfig);
 }
 
-const blipView: Omit<ProcessorConfig, "size" | "resizeTo"> = {
+const blipView: Omit<ProcessorConfig, "size" | "resizeTo" | "backend"> = {
   pad: false,
   filter: "bicubic",
   scale: 1 / 255,
@@ -53,7 +53,15 @@ const blipView: Omit<ProcessorConfig, "size" | "resizeTo"> = {
 
 const cutterFor = (config: ProcessorConfig): Cutter => ({ ...asTileProcessor({ ...imageProcessor(config), config }), alpha: config.alpha });
 
-async function checkCase(oracle: Oracle, checks: Checks, cutter: Cutter, part: Part, c: Case, layout: string): Promise<void> {
+async function checkCase(
+  oracle: Oracle,
+  checks: Checks,
+  cutter: Cutter,
+  torchvision: Cutter,
+  part: Part,
+  c: Case,
+  layout: string,
+): Promise<void> {
   const path = join(oracle.root, c.file);
   const label = part.label === "image_processor" ? "" : ` ${part.label}`;
   const title = `${layout}${label}: ${c.file}`;
@@ -67,7 +75,8 @@ async function checkCase(oracle: Oracle, checks: Checks, cutter: Cutter, part: P
     checks.close(name, got.pixels, channelsLast(want), tolerance, { got: [got.count, got.size.height, got.size.width, 3], want: shape });
   };
   if (c.pixel_values) pixels(title, "pixel_values", tiled, PIXELS_PIL);
-  if (c["pixel_values.torchvision"]) pixels(`${title} (torchvision)`, "pixel_values.torchvision", tiled, PIXELS_TORCHVISION);
+  if (c["pixel_values.torchvision"])
+    pixels(`${title} (torchvision)`, "pixel_values.torchvision", torchvision.tile(await readPicture(path), overrides), PIXELS_TORCHVISION);
   if (c["raw.pixel_values"])
     pixels(
       `${title} (as stored)`,
