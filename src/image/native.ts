@@ -1,0 +1,55 @@
+/** Pictures in (nearly) their own size, for towers that take any (Ovis2.5). */
+import type { TileConfig } from "./tile-config";
+import { type Size, stretched, type TilePlan, wholeView } from "./views";
+
+type Native = Extract<TileConfig["scheme"], { name: "native" }>;
+
+/** A longer picture is squeezed to this aspect ratio. */
+const MOST_EXTREME = 200;
+
+/**
+ * The size a picture is resized to: both sides multiples of `factor` (patch x stride), the pixels between min_pixels and max_pixels,
+ * the aspect ratio kept as far as that allows. The arithmetic is that of Qwen2-VL's smart_resize as Ovis2.5 changed it: a side below
+ * `factor` is raised to it, else an aspect ratio above 200 is clamped. A thin picture of which that leaves no pixel is clamped too.
+ */
+export function smartResize(original: Size, limits: Omit<Native, "name">): Size {
+  const { factor } = limits;
+  const { height, width } = original;
+  if (Math.min(height, width) >= factor) return fit(clamp(original), limits);
+  const raised =
+    height < width
+      ? { height: factor, width: halfEven((factor / height) * width) }
+      : { height: halfEven((factor / width) * height), width: factor };
+  const fitted = fit(raised, limits);
+  return fitted.height && fitted.width ? fitted : fit(clamp(raised), limits);
+}
+
+function clamp({ height, width }: Size): Size {
+  return { height: Math.min(height, MOST_EXTREME * width), width: Math.min(width, MOST_EXTREME * height) };
+}
+
+/** Multiples of `factor` nearest to the size, or to the size with the allowed pixels; 0 where a side vanishes. */
+function fit({ height, width }: Size, { factor, min_pixels, max_pixels }: Omit<Native, "name">): Size {
+  const scaled = (by: number, round: (x: number) => number): Size => ({
+    height: round((height * by) / factor) * factor,
+    width: round((width * by) / factor) * factor,
+  });
+  const rounded = scaled(1, halfEven);
+  const pixels = rounded.height * rounded.width;
+  if (pixels > max_pixels) return scaled(1 / Math.sqrt((height * width) / max_pixels), Math.floor);
+  return pixels < min_pixels ? scaled(Math.sqrt(min_pixels / (height * width)), Math.ceil) : rounded;
+}
+
+/** Python's round(): halves to the even neighbour. */
+function halfEven(x: number): number {
+  const low = Math.floor(x);
+  if (x - low !== 0.5) return Math.round(x);
+  return low % 2 === 0 ? low : low + 1;
+}
+
+/** One view of the whole picture. */
+export function planNative(original: Size, { filter }: TileConfig["view"], scheme: Native): TilePlan {
+  const size = smartResize(original, scheme);
+  const grid = { rows: 1, columns: 1 };
+  return { grid, size, views: [wholeView(stretched(original, size, filter), "base")] };
+}
