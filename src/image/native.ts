@@ -30,14 +30,16 @@ function clamp({ height, width }: Size): Size {
 
 /** Multiples of `factor` nearest to the size, or to the size with the allowed pixels; 0 where a side vanishes. */
 function fit({ height, width }: Size, { factor, min_pixels, max_pixels }: Omit<Native, "name">): Size {
-  const scaled = (by: number, round: (x: number) => number): Size => ({
-    height: round((height * by) / factor) * factor,
-    width: round((width * by) / factor) * factor,
+  const scaled = (by: (x: number) => number, round: (x: number) => number): Size => ({
+    height: round(by(height) / factor) * factor,
+    width: round(by(width) / factor) * factor,
   });
-  const rounded = scaled(1, halfEven);
+  const rounded = scaled((x) => x, halfEven);
   const pixels = rounded.height * rounded.width;
-  if (pixels > max_pixels) return scaled(1 / Math.sqrt((height * width) / max_pixels), Math.floor);
-  return pixels < min_pixels ? scaled(Math.sqrt(min_pixels / (height * width)), Math.ceil) : rounded;
+  const shrink = Math.sqrt((height * width) / max_pixels);
+  const grow = Math.sqrt(min_pixels / (height * width));
+  if (pixels > max_pixels) return scaled((x) => x / shrink, Math.floor);
+  return pixels < min_pixels ? scaled((x) => x * grow, Math.ceil) : rounded;
 }
 
 /** Python's round(): halves to the even neighbour. */
