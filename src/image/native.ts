@@ -10,21 +10,24 @@ const MOST_EXTREME = 200;
 /**
  * The size a picture is resized to: both sides multiples of `factor` (patch x stride), the pixels between min_pixels and max_pixels,
  * the aspect ratio kept as far as that allows. The arithmetic is that of Qwen2-VL's smart_resize as Ovis2.5 changed it: a side below
- * `factor` is raised to it, else an aspect ratio above 200 is clamped. A thin picture of which that leaves no pixel is clamped too.
+ * `factor` is raised to it, else an aspect ratio above 200 is clamped. Of a thin picture that arithmetic may leave no pixel: here the
+ * short side is then one `factor`, and the long one as long as max_pixels allows.
  */
 export function smartResize(original: Size, limits: Omit<Native, "name">): Size {
-  const { factor } = limits;
-  const { height, width } = original;
-  if (Math.min(height, width) >= factor) return fit(clamp(original), limits);
-  const raised =
-    height < width
-      ? { height: factor, width: halfEven((factor / height) * width) }
-      : { height: halfEven((factor / width) * height), width: factor };
-  const fitted = fit(raised, limits);
-  return fitted.height && fitted.width ? fitted : fit(clamp(raised), limits);
+  const { factor, max_pixels } = limits;
+  const { height, width } = Math.min(original.height, original.width) < factor ? raised(original, factor) : clamped(original);
+  const fitted = fit({ height, width }, limits);
+  if (fitted.height && fitted.width) return fitted;
+  const long = Math.max(1, Math.floor(Math.min(Math.max(height, width), max_pixels / factor) / factor)) * factor;
+  return height < width ? { height: factor, width: long } : { height: long, width: factor };
 }
 
-function clamp({ height, width }: Size): Size {
+function raised({ height, width }: Size, factor: number): Size {
+  if (height < width) return { height: factor, width: halfEven((factor / height) * width) };
+  return { height: halfEven((factor / width) * height), width: factor };
+}
+
+function clamped({ height, width }: Size): Size {
   return { height: Math.min(height, MOST_EXTREME * width), width: Math.min(width, MOST_EXTREME * height) };
 }
 
