@@ -35,7 +35,7 @@ const COVERING = 0.9;
  * Ovis: the fewest tiles that keep more than 90% of the picture's pixels when each part is shrunk to the tile's side; else the grid
  * that keeps most. transformers (5.23) tries a grid as rows x columns and then cuts columns x rows, and so do we: that is what its
  * checkpoints see there. Where no grid is enough, grids that keep equally much are told apart by rounding errors alone, so the parts are
- * added in its order (Python before 3.12; later ones add more exactly and then take the smaller grid).
+ * added as Python before 3.12 adds them (later ones add more exactly, and may choose another of these grids).
  */
 export function coveringGrid({ width, height }: Size, side: number, most: number): TileGrid {
   type Tried = { grid: TileGrid; tiles: number; kept: number };
