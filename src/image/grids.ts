@@ -34,13 +34,14 @@ const COVERING = 0.9;
 /**
  * Ovis: the fewest tiles that keep more than 90% of the picture's pixels when each part is shrunk to the tile's side; else the grid
  * that keeps most. transformers (5.23) tries a grid as rows x columns and then cuts columns x rows, and so do we: that is what its
- * checkpoints see there.
+ * checkpoints see there. Where no grid is enough, grids that keep equally much are told apart by rounding errors alone, so the parts are
+ * added as Python before 3.12 adds them (later ones add more exactly, and may choose another of these grids).
  */
 export function coveringGrid({ width, height }: Size, side: number, most: number): TileGrid {
   type Tried = { grid: TileGrid; tiles: number; kept: number };
   const tried = candidates(1, most).map(({ columns: a, rows: b }): Tried => {
     const parts = splits(height, a).flatMap((h) => splits(width, b).map((w) => keptPixels(w, h, side)));
-    return { grid: { rows: b, columns: a }, tiles: a * b, kept: exactSum(parts) / (width * height) };
+    return { grid: { rows: b, columns: a }, tiles: a * b, kept: parts.reduce((sum, part) => sum + part, 0) / (width * height) };
   });
   const enough = tried.filter(({ kept }) => kept > COVERING);
   const better = (a: Tried, b: Tried): boolean =>
@@ -48,17 +49,6 @@ export function coveringGrid({ width, height }: Size, side: number, most: number
       ? a.tiles < b.tiles || (a.tiles === b.tiles && a.kept > b.kept)
       : a.kept > b.kept || (a.kept === b.kept && a.tiles < b.tiles);
   return (enough.length ? enough : tried).reduce((best, one) => (better(one, best) ? one : best)).grid;
-}
-
-/** The sum with its rounding errors added at the end (Neumaier 1974), as Python does: equal grids must not differ by the order of adding. */
-function exactSum(values: number[]): number {
-  let [sum, lost] = [0, 0];
-  for (const x of values) {
-    const next = sum + x;
-    lost += Math.abs(sum) >= Math.abs(x) ? sum - next + x : x - next + sum;
-    sum = next;
-  }
-  return sum + lost;
 }
 
 /** A length in whole parts; the last takes what is left over. */

@@ -10,34 +10,39 @@ const MOST_EXTREME = 200;
 /**
  * The size a picture is resized to: both sides multiples of `factor` (patch x stride), the pixels between min_pixels and max_pixels,
  * the aspect ratio kept as far as that allows. The arithmetic is that of Qwen2-VL's smart_resize as Ovis2.5 changed it: a side below
- * `factor` is raised to it, else an aspect ratio above 200 is clamped. A thin picture of which that leaves no pixel is clamped too.
+ * `factor` is raised to it, else an aspect ratio above 200 is clamped. Of a thin picture that arithmetic may leave no pixel: here the
+ * short side is then one `factor`, and the long one as long as max_pixels allows.
  */
 export function smartResize(original: Size, limits: Omit<Native, "name">): Size {
-  const { factor } = limits;
-  const { height, width } = original;
-  if (Math.min(height, width) >= factor) return fit(clamp(original), limits);
-  const raised =
-    height < width
-      ? { height: factor, width: halfEven((factor / height) * width) }
-      : { height: halfEven((factor / width) * height), width: factor };
-  const fitted = fit(raised, limits);
-  return fitted.height && fitted.width ? fitted : fit(clamp(raised), limits);
+  const { factor, max_pixels } = limits;
+  const { height, width } = Math.min(original.height, original.width) < factor ? raised(original, factor) : clamped(original);
+  const fitted = fit({ height, width }, limits);
+  if (fitted.height && fitted.width) return fitted;
+  const long = Math.max(1, Math.floor(Math.min(Math.max(height, width), max_pixels / factor) / factor)) * factor;
+  return height < width ? { height: factor, width: long } : { height: long, width: factor };
 }
 
-function clamp({ height, width }: Size): Size {
+function raised({ height, width }: Size, factor: number): Size {
+  if (height < width) return { height: factor, width: halfEven((factor / height) * width) };
+  return { height: halfEven((factor / width) * height), width: factor };
+}
+
+function clamped({ height, width }: Size): Size {
   return { height: Math.min(height, MOST_EXTREME * width), width: Math.min(width, MOST_EXTREME * height) };
 }
 
 /** Multiples of `factor` nearest to the size, or to the size with the allowed pixels; 0 where a side vanishes. */
 function fit({ height, width }: Size, { factor, min_pixels, max_pixels }: Omit<Native, "name">): Size {
-  const scaled = (by: number, round: (x: number) => number): Size => ({
-    height: round((height * by) / factor) * factor,
-    width: round((width * by) / factor) * factor,
+  const scaled = (by: (x: number) => number, round: (x: number) => number): Size => ({
+    height: round(by(height) / factor) * factor,
+    width: round(by(width) / factor) * factor,
   });
-  const rounded = scaled(1, halfEven);
+  const rounded = scaled((x) => x, halfEven);
   const pixels = rounded.height * rounded.width;
-  if (pixels > max_pixels) return scaled(1 / Math.sqrt((height * width) / max_pixels), Math.floor);
-  return pixels < min_pixels ? scaled(Math.sqrt(min_pixels / (height * width)), Math.ceil) : rounded;
+  const shrink = Math.sqrt((height * width) / max_pixels);
+  const grow = Math.sqrt(min_pixels / (height * width));
+  if (pixels > max_pixels) return scaled((x) => x / shrink, Math.floor);
+  return pixels < min_pixels ? scaled((x) => x * grow, Math.ceil) : rounded;
 }
 
 /** Python's round(): halves to the even neighbour. */

@@ -1,6 +1,6 @@
 /** From any picture to the numbers that a vision tower was trained on, as the checkpoint's own files say. */
 import type { Picture } from "./picture";
-import { type Backend, type ProcessorConfig, readCodebookConfig, readProcessorConfig } from "./processor-config";
+import { type Backend, BLIP, type ProcessorConfig, readCodebookConfig, readProcessorConfig } from "./processor-config";
 import type { PassOrder } from "./resize";
 import { type Canvas, paint, type Size, squared, stretched, type View, wholeView } from "./views";
 
@@ -33,6 +33,20 @@ export function loadImageProcessor(folder: string, { backend = "pil" as Backend 
 /** FLAVA's codebook pictures: the keys `codebook_*` of its file (Lanczos, values in 0.1 to 0.9). */
 export function loadCodebookProcessor(folder: string): ImageProcessor {
   return imageProcessor(readCodebookConfig(folder));
+}
+
+/**
+ * Resized to a square of `side` pixels, bicubic, CLIP's mean and std: BLIP's way, and that of the original ALBEF and MiniGPT-4
+ * (`blip2_image_eval`), whose checkpoints come without a preprocessing file.
+ */
+export function blipProcessor(side: number, { backend = "pil" as Backend } = {}): ImageProcessor & { config: ProcessorConfig } {
+  const size = { height: side, width: side };
+  const { mean, std } = BLIP;
+  const config: ProcessorConfig = {
+    ...{ pad: false, resizeTo: size, size, filter: "bicubic", scale: 1 / 255 },
+    ...{ mean, std, squeeze: 0, backend, alpha: "white" },
+  };
+  return { ...imageProcessor(config), config };
 }
 
 /** The processor of a configuration whose values have been checked. */

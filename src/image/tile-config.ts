@@ -212,6 +212,7 @@ function readNative(folder: string, config: Values): TileConfig {
   keys.misfits.push(...tower.misfits);
   const [mean, std] = [keys.triple("image_mean", [0.5, 0.5, 0.5]), keys.triple("image_std", [0.5, 0.5, 0.5], 0)];
   const [min_pixels, max_pixels] = [keys.count("min_pixels", 448 * 448, 1e8), keys.count("max_pixels", 1344 * 1792, 1e8)];
+  if (max_pixels < factor ** 2) keys.misfits.push(`max_pixels: ${max_pixels}, expected at least ${factor} x ${factor}`);
   if (min_pixels > max_pixels) keys.misfits.push(`min_pixels ${min_pixels} is above max_pixels ${max_pixels}`);
   const filter = keys.filter("resample", 3);
   keys.throwIfMisfit();

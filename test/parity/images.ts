@@ -1,9 +1,9 @@
 /** Pictures as the model sees them, against the reference's PIL and torchvision processors: every label of a family's `images[]`. */
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { type Backend, BLIP, type ProcessorConfig } from "vitrine/image/processor-config";
+import type { Backend, ProcessorConfig } from "vitrine/image/processor-config";
 import { readPicture } from "vitrine/image/picture";
-import { imageProcessor } from "vitrine/image/processor";
+import { blipProcessor, imageProcessor } from "vitrine/image/processor";
 import { anyresTokens } from "vitrine/image/anyres";
 import { bestCanvas } from "vitrine/image/grids";
 import { asTileProcessor, loadAnyProcessor, type Tiled, type TileOverrides, type TileProcessor } from "vitrine/image/tiles";
@@ -33,23 +33,12 @@ function layoutsOf({ folder }: Oracle): string[] {
 function cutterOf(oracle: Oracle, layout: string, { cases }: Part, backend: Backend): Cutter {
   const folder = join(oracle.folder, layout);
   if (["albef", "minigpt4"].includes(oracle.family)) {
-    const [height, width] = oracle.array(cases[0].pixel_values).shape.slice(-2);
-    return cutterFor({ ...blipView, backend, size: { height, width }, resizeTo: { height, width } });
+    return cutterFor(blipProcessor(oracle.array(cases[0].pixel_values).shape.at(-1) as number, { backend }).config);
   }
   const found = loadAnyProcessor(folder, { backend });
   if (found.kind === "tiles") return { ...found.processor, alpha: found.processor.config.view.alpha };
   return cutterFor(found.processor.config as ProcessorConfig);
 }
-
-const blipView: Omit<ProcessorConfig, "size" | "resizeTo" | "backend"> = {
-  pad: false,
-  filter: "bicubic",
-  scale: 1 / 255,
-  mean: BLIP.mean,
-  std: BLIP.std,
-  squeeze: 0,
-  alpha: "white",
-};
 
 const cutterFor = (config: ProcessorConfig): Cutter => ({ ...asTileProcessor({ ...imageProcessor(config), config }), alpha: config.alpha });
 
