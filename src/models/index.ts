@@ -9,6 +9,7 @@ import { loadTokenizer, type Tokenizer } from "../text/tokenizer";
 import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
 import { loadLlava } from "./llava-load";
+import { loadOvis2 } from "./ovis2-load";
 import type { SiglipParams } from "./siglip";
 import { type SiglipWeights, siglipWeights } from "./siglip-load";
 
@@ -46,6 +47,7 @@ const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) =>
   llava: loadLlava,
   llava_next: loadLlava,
   llava_onevision: loadLlava,
+  ovis2: loadOvis2,
 };
 
 /**

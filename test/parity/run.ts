@@ -8,6 +8,7 @@ import { type Check, openOracle } from "./check";
 import { table } from "../support/table";
 import { checkClip } from "./clip";
 import { checkLlava } from "./llava";
+import { checkOvis2 } from "./ovis2";
 import { checkSiglip } from "./siglip";
 
 /** A new family's checks are one file beside this and one row here. */
@@ -17,6 +18,7 @@ const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => P
   llava: checkLlava,
   llava_next: checkLlava,
   llava_onevision: checkLlava,
+  ovis2: checkOvis2,
 };
 
 /** Runs all checks in a folder. `unknown` names the families there that nothing here checks. */
