@@ -7,9 +7,13 @@ import { join } from "node:path";
 import { type Check, openOracle } from "./check";
 import { table } from "../support/table";
 import { checkClip } from "./clip";
+import { checkSiglip } from "./siglip";
 
 /** A new family's checks are one file beside this and one row here. */
-const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => Promise<Check[]> } = { clip: checkClip };
+const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => Promise<Check[]> } = {
+  clip: checkClip,
+  siglip: checkSiglip,
+};
 
 /** Runs all checks in a folder. `unknown` names the families there that nothing here checks. */
 export async function runOracle(root: string): Promise<{ checks: Check[]; unknown: string[] }> {
