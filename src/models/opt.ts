@@ -56,7 +56,7 @@ export function optConfig(raw: unknown, where = "config.json: text_config"): Opt
   checkKnown(`${where}: activation_function`, c.activation_function, Object.keys(activations));
   if (!c.layer_norm_elementwise_affine)
     throw new Error(`${where}: layer_norm_elementwise_affine false is not handled here; it changes what the model computes`);
-  const table = readConfig({ word_embed_proj_dim }, { word_embed_proj_dim: c.hidden_size }, where);
+  const table = readConfig({ word_embed_proj_dim: word_embed_proj_dim ?? null }, { word_embed_proj_dim: c.hidden_size }, where);
   return { ...c, ...table };
 }
 

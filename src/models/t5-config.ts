@@ -48,7 +48,11 @@ export function t5Config(raw: unknown, ownHead: boolean, where = "config.json: t
   // transformers takes the tanh form for "gated-gelu" (configuration_t5.py)
   const act = c.feed_forward_proj === "gated-gelu" ? "gelu_new" : (second ?? first);
   checkKnown(`${where}: feed_forward_proj`, act, gated ? gatedNames : Object.keys(activations));
-  const { num_decoder_layers } = readConfig({ num_decoder_layers: given.num_decoder_layers }, { num_decoder_layers: c.num_layers }, where);
+  const { num_decoder_layers } = readConfig(
+    { num_decoder_layers: given.num_decoder_layers ?? null },
+    { num_decoder_layers: c.num_layers },
+    where,
+  );
   const scale_decoder_outputs = given.scale_decoder_outputs ?? given.tie_word_embeddings !== false;
   return { ...c, num_decoder_layers, own_head: ownHead, scale_decoder_outputs, act, gated };
 }
