@@ -8,7 +8,10 @@ import { DTYPES, type Dtype } from "../nn/spec";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer";
 import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
+import { loadBlip2Generation } from "./blip2-generation-load";
 import { loadLlava } from "./llava-load";
+import { loadMiniGpt4 } from "./minigpt4";
+import { isMiniGpt4 } from "./minigpt4-files";
 import { loadOvis2 } from "./ovis2-load";
 import type { SiglipParams } from "./siglip";
 import { type SiglipWeights, siglipWeights } from "./siglip-load";
@@ -48,6 +51,8 @@ const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) =>
   llava_next: loadLlava,
   llava_onevision: loadLlava,
   ovis2: loadOvis2,
+  "blip-2": loadBlip2,
+  instructblip: loadBlip2Generation,
 };
 
 /**
@@ -66,6 +71,7 @@ export async function load<M = Clip>(name: string, options: LoadOptions = {}): P
       `load: dtype "bfloat16" needs the TensorFlow backend, here computes ${chosen.why}. Use "float32", or see \`npm run doctor\``,
     );
   const folder = await resolveModel(name, options);
+  if (isMiniGpt4(folder)) return (await loadMiniGpt4(folder, dtype)) as M;
   const checkpoint = openCheckpoint(folder);
   try {
     const modelType = String(checkpoint.config.model_type);
@@ -106,4 +112,12 @@ async function loadSiglip(checkpoint: Checkpoint, dtype: Dtype): Promise<Siglip>
     with: (params) => around(weights.with(params)),
   });
   return around(siglipWeights(checkpoint, dtype));
+}
+
+/** One model_type for two models, which `architectures` tells apart. */
+function loadBlip2(checkpoint: Checkpoint, dtype: Dtype): Promise<unknown> {
+  const [architecture = "Blip2ForConditionalGeneration"] = (checkpoint.config.architectures as string[] | null | undefined) ?? [];
+  if (architecture !== "Blip2ForConditionalGeneration")
+    throw new Error(`${checkpoint.folder}/config.json: architectures names ${architecture}; known: Blip2ForConditionalGeneration`);
+  return loadBlip2Generation(checkpoint, dtype);
 }

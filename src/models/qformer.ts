@@ -116,3 +116,10 @@ export function queryPicture(p: QFormer, c: QFormerConfig, { queries, states, st
     return x;
   });
 }
+
+export const readPicture = (
+  p: QFormer,
+  c: QFormerConfig,
+  { queries, states }: { queries: tf.Tensor3D; states: tf.Tensor3D; ids?: tf.Tensor2D; padding?: tf.Tensor2D },
+  tap: Tap = noTap,
+) => queryPicture(p, c, { queries, states }, tap);

@@ -44,7 +44,7 @@ function loadPart<S>(folder: string, spec: S, dtype: Dtype = "float32") {
 }
 
 test("queryPicture() gives the Q-Former's hidden states and attentions of transformers", async () => {
-  const oracle = openOracle(TOWERS, "blip2_opt");
+  const oracle = openOracle(ORACLE, "blip2_opt");
   const folder = join(ORACLE, "blip2_opt", "model");
   const { config, tensors, close } = openCheckpoint(folder);
   const c = qFormerConfig(config.qformer_config);

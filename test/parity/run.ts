@@ -6,8 +6,10 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { type Check, openOracle } from "./check";
 import { table } from "../support/table";
+import { checkBlip2Generation } from "./blip2-generation";
 import { checkClip } from "./clip";
 import { checkLlava } from "./llava";
+import { checkMiniGpt4 } from "./minigpt4";
 import { checkOvis2 } from "./ovis2";
 import { checkSiglip } from "./siglip";
 
@@ -19,6 +21,11 @@ const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => P
   llava_next: checkLlava,
   llava_onevision: checkLlava,
   ovis2: checkOvis2,
+  blip2_opt: checkBlip2Generation,
+  blip2_t5: checkBlip2Generation,
+  instructblip: checkBlip2Generation,
+  instructblip_t5: checkBlip2Generation,
+  minigpt4: checkMiniGpt4,
 };
 
 /** Runs all checks in a folder. `unknown` names the families there that nothing here checks. */
