@@ -41,7 +41,7 @@ export type ClipConfig = typeof CLIP_DEFAULTS & { text_config: TextConfig; visio
 
 /** The `vision_config` of a CLIP tower -> config with every value present. @throws listing unhandled keys and impossible sizes. */
 export function clipVisionConfig(raw: unknown, where = "config.json: vision_config"): VisionConfig {
-  return checkTower(where, readConfig(raw, VISION_DEFAULTS, where, ["projection_dim"]) as VisionConfig);
+  return checkTower(where, readConfig(raw, VISION_DEFAULTS, where, ["projection_dim", "vocab_size"]) as VisionConfig);
 }
 
 function checkTower<C extends TextConfig | VisionConfig>(where: string, config: C): C {

@@ -8,10 +8,12 @@ import { DTYPES, type Dtype } from "../nn/spec";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer";
 import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
+import { loadLlava } from "./llava-load";
+import { loadOvis2 } from "./ovis2-load";
 import type { SiglipParams } from "./siglip";
 import { type SiglipWeights, siglipWeights } from "./siglip-load";
 
-export type { Loaded } from "./loaded";
+export type { Loaded, Prompt, VisionLanguageModel } from "./loaded";
 
 /** CLIP with the tokenizer and image processor of its checkpoint. */
 export type Clip = Omit<ClipWeights, "with"> & {
@@ -42,6 +44,10 @@ export type LoadOptions = ResolveOptions & {
 const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown> } = {
   clip: loadClip,
   siglip: loadSiglip,
+  llava: loadLlava,
+  llava_next: loadLlava,
+  llava_onevision: loadLlava,
+  ovis2: loadOvis2,
 };
 
 /**

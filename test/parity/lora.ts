@@ -43,7 +43,9 @@ async function trainAsPeft<M extends Adaptable>(
   wanted: Cases,
 ): Promise<number[]> {
   const { lr, betas, eps, weight_decay, max_grad_norm } = wanted.optimizer;
-  const optimiser = adamW(adapter.variables, { betas, eps, weightDecay: weight_decay });
+  // As torch's optimiser, ours leaves alone what the loss does not reach: layers of the picture tower behind the one that is read.
+  const reached = reachedBy(() => run.loss(model), adapter.variables);
+  const optimiser = adamW(reached, { betas, eps, weightDecay: weight_decay });
   const rate = schedule("cosine", STEPS, WARMUP);
   checks.close(
     `${title}: learning rates`,
@@ -53,8 +55,8 @@ async function trainAsPeft<M extends Adaptable>(
   );
   const [losses, norms]: number[][] = [[], []];
   for (let step = 0; step < STEPS; step++) {
-    const { value, grads } = tf.variableGrads(() => run.loss(model), adapter.variables);
-    const list = adapter.variables.map((v) => grads[v.name]);
+    const { value, grads } = tf.variableGrads(() => run.loss(model), reached);
+    const list = reached.map((v) => grads[v.name]);
     if (step === 0) await checkFirstGradients(checks, title, oracle, adapter, grads, wanted.first_step_gradients);
     const [norm] = await globalNorm(list).data();
     norms.push(norm);
@@ -65,6 +67,13 @@ async function trainAsPeft<M extends Adaptable>(
   checks.close(`${title}: gradient norms`, norms, wanted.grad_norms_before_clip, LORA_LOSS);
   optimiser.dispose();
   return losses;
+}
+
+function reachedBy(loss: () => tf.Scalar, variables: tf.Variable[]): tf.Variable[] {
+  const { value, grads } = tf.variableGrads(loss, variables);
+  const reached = variables.filter((v) => grads[v.name]);
+  tf.dispose([value, ...Object.values(grads).filter(Boolean)]);
+  return reached;
 }
 
 async function checkFirstGradients(
