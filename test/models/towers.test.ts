@@ -109,7 +109,7 @@ test("evaVit() gives BLIP-2's picture states of transformers; LoRA's layers are 
 
 /** InternVL's weights, its inputs of the oracle, and what takes part in a forward pass. */
 function internVL(dtype: Dtype) {
-  const oracle = openOracle(TOWERS, "internvl_hf");
+  const oracle = openOracle(ORACLE, "internvl_hf");
   const folder = join(oracle.folder, "model");
   const checkpoint = openCheckpoint(folder);
   const config = internVLConfig(checkpoint.config);
