@@ -6,9 +6,11 @@ import { nearest } from "../files/nearest";
 import { type ImageProcessor, loadImageProcessor } from "../image/processor";
 import { DTYPES, type Dtype } from "../nn/spec";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer";
+import { loadBlip2Retrieval } from "./blip2-load";
 import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
 import { loadBlip2Generation } from "./blip2-generation-load";
+import { loadInternVL } from "./internvl-load";
 import { loadLlava } from "./llava-load";
 import { loadMiniGpt4 } from "./minigpt4";
 import { isMiniGpt4 } from "./minigpt4-files";
@@ -16,6 +18,7 @@ import { loadOvis2 } from "./ovis2-load";
 import type { SiglipParams } from "./siglip";
 import { type SiglipWeights, siglipWeights } from "./siglip-load";
 
+export type { Blip2 } from "./blip2-load";
 export type { Loaded, Prompt, VisionLanguageModel } from "./loaded";
 
 /** CLIP with the tokenizer and image processor of its checkpoint. */
@@ -47,11 +50,12 @@ export type LoadOptions = ResolveOptions & {
 const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown> } = {
   clip: loadClip,
   siglip: loadSiglip,
+  "blip-2": loadBlip2,
+  internvl: loadInternVL,
   llava: loadLlava,
   llava_next: loadLlava,
   llava_onevision: loadLlava,
   ovis2: loadOvis2,
-  "blip-2": loadBlip2,
   instructblip: loadBlip2Generation,
 };
 
@@ -90,6 +94,21 @@ function unknownFamily(folder: string, modelType: string): Error {
   );
 }
 
+/** What `architectures` of a BLIP-2's config.json may say. */
+const BLIP2: { [architecture: string]: (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown> } = {
+  Blip2ForImageTextRetrieval: loadBlip2Retrieval,
+  Blip2ForConditionalGeneration: loadBlip2Generation,
+};
+
+async function loadBlip2(checkpoint: Checkpoint, dtype: Dtype): Promise<unknown> {
+  const named = (checkpoint.config.architectures ?? []) as string[];
+  const known = named.find((name) => Object.hasOwn(BLIP2, name));
+  if (known) return BLIP2[known](checkpoint, dtype);
+  throw new Error(
+    `${checkpoint.folder}/config.json: architectures is ${JSON.stringify(named)}, of which none is known; known for blip-2: ${Object.keys(BLIP2).join(", ")}`,
+  );
+}
+
 async function loadClip(checkpoint: Checkpoint, dtype: Dtype): Promise<Clip> {
   const { folder } = checkpoint;
   const [tokenizer, imageProcessor] = [await loadTokenizer(folder), loadImageProcessor(folder)];
@@ -112,12 +131,4 @@ async function loadSiglip(checkpoint: Checkpoint, dtype: Dtype): Promise<Siglip>
     with: (params) => around(weights.with(params)),
   });
   return around(siglipWeights(checkpoint, dtype));
-}
-
-/** One model_type for two models, which `architectures` tells apart. */
-function loadBlip2(checkpoint: Checkpoint, dtype: Dtype): Promise<unknown> {
-  const [architecture = "Blip2ForConditionalGeneration"] = (checkpoint.config.architectures as string[] | null | undefined) ?? [];
-  if (architecture !== "Blip2ForConditionalGeneration")
-    throw new Error(`${checkpoint.folder}/config.json: architectures names ${architecture}; known: Blip2ForConditionalGeneration`);
-  return loadBlip2Generation(checkpoint, dtype);
 }

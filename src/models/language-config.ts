@@ -1,8 +1,6 @@
 /** The language model's part of a vision-language config.json, which leaves out what its class has by default. */
-import { existsSync } from "node:fs";
-import { join } from "node:path";
-import { readJson } from "../files/json";
 import { checkKnown } from "./config";
+import { endTokens } from "./end-tokens";
 import { type LlamaConfig, llamaConfig } from "./llama";
 
 type Raw = { [key: string]: unknown };
@@ -44,9 +42,6 @@ export function languageConfig(raw: unknown, where: string, tied?: boolean): Lla
 
 /** Ids that end an answer: of generation_config.json, or else of the language model's config. */
 export function endTokensOf(folder: string, text: unknown): number[] {
-  const path = join(folder, "generation_config.json");
   const own = (text ?? {}) as Raw;
-  const byClass = CLASSES[String(own.model_type ?? "llama")]?.eos_token_id;
-  const found = (existsSync(path) ? readJson(path).eos_token_id : undefined) ?? own.eos_token_id ?? byClass ?? [];
-  return [found].flat().filter((id): id is number => Number.isInteger(id));
+  return endTokens(folder, own, CLASSES[String(own.model_type ?? "llama")]);
 }

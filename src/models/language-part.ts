@@ -1,6 +1,7 @@
 /** The language model of a BLIP-2, InstructBLIP or MiniGPT-4, by the `model_type` of its config: OPT, T5, or Llama and its kin. */
 import type { TensorSource } from "../files/safetensors";
 import { checkKnown } from "./config";
+import { endTokens } from "./end-tokens";
 import { endTokensOf, languageConfig } from "./language-config";
 import { type Llama, llamaRotary, llamaSpec } from "./llama";
 import { llamaLanguage } from "./llama-language";
@@ -40,23 +41,23 @@ export function languagePart(
   checkKnown(`${where}: model_type`, model_type, ["opt", "t5", "llama", "mistral", "qwen2"]);
   if (model_type === "opt") {
     const c = optConfig(given, where);
-    const endTokens = endTokensOf(folder, { model_type, eos_token_id: 2, ...given });
+    const ends = endTokens(folder, given, { eos_token_id: 2 });
     return {
       hiddenSize: c.word_embed_proj_dim,
       spec: optSpec(c, prefix),
       ignored: c.tie_word_embeddings ? /lm_head\.weight$/ : IGNORED,
-      model: (p) => optLanguage(p as Opt, c, endTokens),
+      model: (p) => optLanguage(p as Opt, c, ends),
       dispose() {},
     };
   }
   if (model_type === "t5") {
     const c = t5Config(given, tensors.has(`${prefix}lm_head.weight`), where);
-    const endTokens = endTokensOf(folder, { model_type, eos_token_id: 1, ...given });
+    const ends = endTokens(folder, given, { eos_token_id: 1 });
     return {
       hiddenSize: c.d_model,
       spec: t5Spec(c, prefix),
       ignored: t5Ignored,
-      model: (p) => t5Language(p as T5, c, endTokens),
+      model: (p) => t5Language(p as T5, c, ends),
       dispose() {},
     };
   }

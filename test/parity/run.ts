@@ -7,7 +7,9 @@ import { join } from "node:path";
 import { type Check, openOracle } from "./check";
 import { table } from "../support/table";
 import { checkBlip2Generation } from "./blip2-generation";
+import { checkBlip2Retrieval } from "./blip2";
 import { checkClip } from "./clip";
+import { checkInternVL } from "./internvl";
 import { checkLlava } from "./llava";
 import { checkMiniGpt4 } from "./minigpt4";
 import { checkOvis2 } from "./ovis2";
@@ -17,6 +19,8 @@ import { checkSiglip } from "./siglip";
 const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => Promise<Check[]> } = {
   clip: checkClip,
   siglip: checkSiglip,
+  blip2_itm: checkBlip2Retrieval,
+  internvl_hf: checkInternVL,
   llava: checkLlava,
   llava_next: checkLlava,
   llava_onevision: checkLlava,
