@@ -6,7 +6,7 @@ import { type Dtype, disposeParams, loadWeights } from "../nn/spec";
 import type { Tap } from "../nn/tap";
 import { loadTokenizer } from "../text/tokenizer";
 import { packedPlaces, packTiles, type Packing, patchPlaces } from "./anyres-features";
-import { endTokensOf } from "./language-config";
+import { languageEnd } from "./language-config";
 import { llamaRotary } from "./llama";
 import { llamaLanguage } from "./llama-language";
 import { isLlava, type LlavaConfig, type LlavaParams, llavaConfig, llavaSpec, projectTiles, tokensPerTile } from "./llava";
@@ -29,7 +29,7 @@ export async function loadLlava(checkpoint: Checkpoint, dtype: Dtype): Promise<L
   const ignore = config.text_config.tie_word_embeddings ? new RegExp(`${towerIgnored.source}|lm_head\\.weight$`) : towerIgnored;
   const params = loadWeights(spec, publishedTensors(checkpoint.tensors, folder), { dtype, ignore, where: folder });
   const rotary = llamaRotary(config.text_config);
-  const endTokens = endTokensOf(folder, raw.text_config);
+  const endTokens = languageEnd(folder, raw.text_config);
   const family: Family<LlavaParams> = {
     modelType,
     folder,
