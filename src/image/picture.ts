@@ -19,10 +19,15 @@ export type PictureOptions = {
   timeoutMs?: number;
   /** Whether a photo is turned upright as its EXIF orientation says (a picture opened by PIL alone is not). */
   exif?: boolean;
-  /** What becomes of transparency: dropped, as `load_image()` of transformers does, or laid on white. */
-  alpha?: "drop" | "white";
+  /**
+   * What becomes of transparency: dropped, as `load_image()` of transformers does, laid on white, or refused, as the processors of ViT
+   * and FLAVA do with a picture that was opened as it is.
+   */
+  alpha?: Alpha;
   signal?: AbortSignal;
 };
+
+type Alpha = "drop" | "white" | "refuse";
 
 /** The longest edge of the JPEG format. A longer one would make a resize of one pixel's width costly. */
 const MAX_EDGE = 65_535;
@@ -92,7 +97,7 @@ const plain = (data: Uint8Array | Uint8ClampedArray): Uint8Array => new Uint8Arr
 const isBytes = (data: unknown): boolean => data instanceof Uint8Array || data instanceof Uint8ClampedArray;
 
 /** Checks pixels that a caller made, and brings grey or RGBA to RGB. */
-function fromPixels(picture: Picture, maxPixels: number, alpha: "drop" | "white"): Picture {
+function fromPixels(picture: Picture, maxPixels: number, alpha: Alpha): Picture {
   const { width, height, data: given } = Object(picture) as Picture;
   const pixels = width * height;
   const name = `picture of ${width} x ${height} pixels`;
@@ -107,7 +112,7 @@ function fromPixels(picture: Picture, maxPixels: number, alpha: "drop" | "white"
       "not-a-picture",
       `${data.length} bytes, expected ${pixels * 3} (RGB), ${pixels} (grey) or ${pixels * 4} (RGBA)`,
     );
-  return { width, height, data: toRgb(data, pixels, channels, alpha) };
+  return { width, height, data: toRgb(data, pixels, channels, alpha, name) };
 }
 
 function checkExtent(source: string, width: number, height: number, maxPixels: number): void {
@@ -133,7 +138,7 @@ async function decode(bytes: Uint8Array, source: string, maxPixels: number, opti
     const whole = isCmyk ? upright.pipelineColourspace("cmyk").toColourspace("cmyk") : upright;
     const { data, info } = await whole.raw({ depth: "uchar" }).toBuffer({ resolveWithObject: true });
     const pixels = info.width * info.height;
-    const rgb = isCmyk ? fromCmyk(data, pixels) : toRgb(data, pixels, info.channels, options.alpha ?? "drop");
+    const rgb = isCmyk ? fromCmyk(data, pixels) : toRgb(data, pixels, info.channels, options.alpha ?? "drop", source);
     return { width: info.width, height: info.height, data: rgb };
   } catch (error) {
     if ((error as Error).name === "PictureError") throw error;
@@ -167,8 +172,14 @@ function onWhite(value: number, alpha: number): number {
 }
 
 /** Grey, grey + alpha, RGB or RGBA to RGB. data: [pixels, channels] -> [pixels, 3] */
-function toRgb(data: Uint8Array, pixels: number, channels: number, alpha: "drop" | "white"): Uint8Array {
+function toRgb(data: Uint8Array, pixels: number, channels: number, alpha: Alpha, source: string): Uint8Array {
   if (channels === 3) return plain(data);
+  if (alpha === "refuse" && channels % 2 === 0)
+    throw pictureError(
+      source,
+      "unsupported",
+      `has transparency, which its processor does not take; alpha: "drop" or "white" says what becomes of it`,
+    );
   const out = new Uint8Array(pixels * 3);
   const step = channels < 3 ? 0 : 1;
   const composite = alpha === "white" && channels % 2 === 0;

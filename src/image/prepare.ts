@@ -3,9 +3,11 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { Worker } from "node:worker_threads";
 import { interruptSignal } from "../engine/interrupt";
-import { type Answer, type Job, lane, thrown } from "./lane";
+import { type Answer, type Job, lane, plainWork, thrown, tileWork, type Work } from "./lane";
 import type { Picture, PictureSource } from "./picture";
+import type { Recipe } from "./prepare-worker";
 import type { ImageProcessor } from "./processor";
+import type { Tiled, TileOverrides, TileProcessor } from "./tiles";
 
 /** The numbers of one picture, or why it cannot be read (`code` as in PictureErrorCode). `values` is overwritten once the next picture is asked for. */
 export type Prepared = { index: number; source: PictureSource; values: Float32Array; error?: Error };
@@ -41,10 +43,70 @@ export function defaultWorkers(): number {
 export async function* preparePictures(
   processor: ImageProcessor,
   sources: Many<PictureSource>,
-  { ahead, workers = defaultWorkers(), signal = interruptSignal() }: PrepareOptions,
+  options: PrepareOptions,
 ): AsyncGenerator<Prepared, void, undefined> {
+  const { config } = processor;
+  for await (const { tiled: _, ...one } of prepare(plainWork(processor), config && { kind: "plain", config }, sources, options)) yield one;
+}
+
+/** The tiles of one picture, or why it cannot be read. */
+export type PreparedTiles = { index: number; source: PictureSource; tiled?: Tiled; error?: Error };
+
+/**
+ * Cuts pictures into tiles in the order given, as `preparePictures` does with pictures of fixed size: the tiles are those of
+ * `processor.tile(await readPicture(source), overrides)`, and the caller's to keep.
+ *
+ * @throws what the iterator of sources throws, and TypeError for wrong overrides; a picture that cannot be read is yielded with its `error`
+ */
+export async function* prepareTiles(
+  processor: TileProcessor,
+  sources: Many<PictureSource>,
+  { overrides = {}, ...options }: PrepareOptions & { overrides?: TileOverrides },
+): AsyncGenerator<PreparedTiles, void, undefined> {
+  processor.layout({ width: 1, height: 1 }, overrides); // wrong overrides are no fault of a picture
+  const recipe: Recipe = { kind: "tiles", config: processor.config, overrides };
+  for await (const { index, source, values, tiled, error } of prepare(tileWork(processor, overrides), recipe, sources, options))
+    yield { index, source, tiled: tiled && { pixels: values, ...tiled }, error };
+}
+
+/**
+ * The tiles of all pictures of a batch, with the index of each. failures: what cannot be read (only with `onError: "skip"`).
+ *
+ * @throws an error that names every picture that cannot be read, unless `onError` is "skip"
+ */
+export async function readTiles(
+  processor: TileProcessor,
+  sources: PictureSource[],
+  { onError = "throw", ahead = 8, ...options }: Partial<PrepareOptions> & { overrides?: TileOverrides; onError?: "throw" | "skip" } = {},
+): Promise<{ tiled: Tiled[]; indices: number[]; failures: { index: number; error: Error }[] }> {
+  const [tiled, indices, failures]: [Tiled[], number[], { index: number; error: Error }[]] = [[], [], []];
+  for await (const one of prepareTiles(processor, sources, { ahead, ...options })) {
+    if (one.error) failures.push({ index: one.index, error: one.error });
+    if (one.tiled) tiled.push(one.tiled);
+    if (one.tiled) indices.push(one.index);
+  }
+  (options.signal ?? interruptSignal()).throwIfAborted();
+  if (failures.length && onError === "throw") {
+    const lines = failures.map(({ index, error }) => `  picture ${index}: ${error.message}`);
+    throw new AggregateError(
+      failures.map(({ error }) => error),
+      `${failures.length} of ${sources.length} pictures cannot be read (onError: "skip" leaves them out):\n${lines.join("\n")}`,
+    );
+  }
+  return { tiled, indices, failures };
+}
+
+type Ready = Prepared & Pick<Answer, "tiled">;
+
+/** recipe: what a worker is made from; undefined: this thread does it all. */
+async function* prepare(
+  work: Work,
+  recipe: Recipe | undefined,
+  sources: Many<PictureSource>,
+  { ahead, workers = defaultWorkers(), signal = interruptSignal() }: PrepareOptions,
+): AsyncGenerator<Ready, void, undefined> {
   const news = bell();
-  const threads = new Threads(processor, processor.config ? workers : 0, signal, news.ring);
+  const threads = new Threads(work, recipe, recipe ? workers : 0, signal, news.ring);
   const feed = new Feed(sources, ahead, threads, news);
   signal.addEventListener("abort", news.ring);
   const feeding = feed.run();
@@ -54,8 +116,8 @@ export async function* preparePictures(
       const answer = threads.answers.get(index);
       if (signal.aborted || !answer) break;
       threads.answers.delete(index);
-      yield { index, source: feed.take(index), values: answer.values, error: answer.error && thrown(answer.error) };
-      threads.spare.push(answer.values);
+      yield { index, source: feed.take(index), values: answer.values, tiled: answer.tiled, error: answer.error && thrown(answer.error) };
+      if (work.length) threads.spare.push(answer.values);
       feed.release();
     }
     threads.throwIfFailed();
@@ -151,17 +213,17 @@ class Threads {
   readonly #here: (job: Job) => void;
 
   constructor(
-    readonly processor: ImageProcessor,
+    readonly work: Work,
+    readonly recipe: Recipe | undefined,
     readonly count: number,
     signal: AbortSignal,
     readonly changed: () => void,
   ) {
-    this.#here = lane(processor, (answer) => this.#receive(answer), AbortSignal.any([signal, this.#closing.signal]));
+    this.#here = lane(work, (answer) => this.#receive(answer), AbortSignal.any([signal, this.#closing.signal]));
   }
 
   post(index: number, source: PictureSource): void {
-    const { height, width } = this.processor.size;
-    const into = this.spare.pop() ?? new Float32Array(height * width * 3);
+    const into = this.spare.pop() ?? new Float32Array(this.work.length);
     const sent = index < HERE || this.count === 0 ? undefined : portable(source);
     if (sent)
       this.#worker(index % this.count).postMessage({ index, source: sent.source, into }, [into.buffer as ArrayBuffer, ...sent.transfer]);
@@ -170,7 +232,7 @@ class Threads {
 
   #worker(i: number): Worker {
     if (this.#workers[i]) return this.#workers[i];
-    const worker = new Worker(join(__dirname, "prepare-worker.js"), { workerData: this.processor.config, execArgv: [] });
+    const worker = new Worker(join(__dirname, "prepare-worker.js"), { workerData: this.recipe, execArgv: [] });
     worker.on("message", (answer: Answer) => this.#receive(answer));
     worker.on("error", (error) => this.#fail(error));
     worker.on("exit", (code) => this.#closing.signal.aborted || this.#fail(new Error(`it ended with code ${code}`)));

@@ -1,12 +1,14 @@
 /** The image part of a checkpoint's configuration, in all the spellings that published files have. */
-import { existsSync } from "node:fs";
-import { join } from "node:path";
-import { readJson } from "../files/json";
-import { nearest } from "../files/nearest";
+import { classOf, findValues, isObject, KeyReader, needValues, readIfThere, type Values } from "./processor-keys";
 import type { Filter } from "./resize";
+import type { Size } from "./views";
+
+export type Backend = "pil" | "torchvision";
 
 /** What is done to a picture, checked and with the family's defaults filled in. */
 export type ProcessorConfig = {
+  /** Whether the picture is first padded to a square with the mean colour. */
+  pad: boolean;
   /** Shortest edge, exact size, or no resizing. */
   resizeTo: number | Size | null;
   filter: Filter;
@@ -16,198 +18,153 @@ export type ProcessorConfig = {
   scale: number;
   mean: number[];
   std: number[];
+  /** Values x become (1 - 2 e) x + e after normalising, for this e; 0 but for FLAVA's codebook pictures. */
+  squeeze: number;
+  /** Whose resizing: Pillow's, on which most checkpoints were trained, or torchvision's, the default of transformers 5 (see resize()). */
+  backend: Backend;
+  /** What the reference does with a picture that is opened with its transparency: lays it on white, or refuses it. */
+  alpha: "white" | "refuse";
 };
-type Size = { height: number; width: number };
 
-/** Pillow's numbers of its filters. */
-const FILTERS: Filter[] = ["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"];
-
-const CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073];
-const CLIP_STD = [0.26862954, 0.26130258, 0.27577711];
+export const CLIP_MEAN = [0.48145466, 0.4578275, 0.40821073];
+export const CLIP_STD = [0.26862954, 0.26130258, 0.27577711];
 const HALF = [0.5, 0.5, 0.5];
 
 /** What a class does where its file is silent (the class attributes in transformers 5.23). */
-type Defaults = { size: unknown; crop: unknown; resample: number; mean: number[]; std: number[] };
-const CLIP: Defaults = { size: { shortest_edge: 224 }, crop: { height: 224, width: 224 }, resample: 3, mean: CLIP_MEAN, std: CLIP_STD };
-const SIGLIP: Defaults = { size: { height: 224, width: 224 }, crop: null, resample: 3, mean: HALF, std: HALF };
-const VIT: Defaults = { ...SIGLIP, resample: 2 };
-const BLIP: Defaults = { size: { height: 384, width: 384 }, crop: null, resample: 3, mean: CLIP_MEAN, std: CLIP_STD };
+export type Defaults = {
+  size: unknown;
+  crop: unknown;
+  resample: number;
+  mean: number[];
+  std: number[];
+  /** Whether its class turns every picture to RGB, so that transparency is laid on white. */
+  convertsRgb: boolean;
+  /** Keys of its own that do not change these numbers. */
+  harmless?: (string | RegExp)[];
+};
+export const CLIP: Defaults = {
+  size: { shortest_edge: 224 },
+  crop: { height: 224, width: 224 },
+  resample: 3,
+  mean: CLIP_MEAN,
+  std: CLIP_STD,
+  convertsRgb: true,
+};
+const SIGLIP: Defaults = { ...CLIP, size: { height: 224, width: 224 }, crop: null, mean: HALF, std: HALF };
+const VIT: Defaults = { ...SIGLIP, resample: 2, convertsRgb: false };
+export const BLIP: Defaults = { ...CLIP, size: { height: 384, width: 384 }, crop: null };
+/** Its masks and codebook pictures are made apart: see loadCodebookProcessor(). */
+const FLAVA: Defaults = {
+  ...CLIP,
+  size: { height: 224, width: 224 },
+  convertsRgb: false,
+  harmless: [/^codebook_/, /^return_/, /^mask_group_/, "input_size_patches", "total_mask_patches"],
+};
 
 /** By class name less its ending; to add a family, add a row. */
-const FAMILIES: Record<string, Defaults> = { CLIP, Siglip: SIGLIP, ViT: VIT, Blip: BLIP };
+const FAMILIES: Record<string, Defaults> = { CLIP, Llava: CLIP, Siglip: SIGLIP, ViT: VIT, Blip: BLIP, Flava: FLAVA };
 /** For files that name no class: `model_type` of config.json. */
-const MODEL_TYPES: Record<string, string> = { clip: "CLIP", siglip: "Siglip", vit: "ViT", blip: "Blip", "blip-2": "Blip" };
-/** Families that cut a picture into tiles or patches of many sizes. */
-const TILING = [
-  "LlavaNext",
-  "LlavaOnevision",
-  "GotOcr2",
-  "InternVL",
-  "Ovis2",
-  "Idefics",
-  "Qwen2VL",
-  "Pixtral",
-  "SmolVLM",
-  "Mllama",
-  "Gemma3",
-];
-
-/** Keys whose values are read here. */
-const KNOWN = [
-  "do_resize",
-  "size",
-  "resample",
-  "do_center_crop",
-  "crop_size",
-  "do_rescale",
-  "rescale_factor",
-  "do_normalize",
-  "image_mean",
-  "image_std",
-];
-/** Keys that do not change the numbers: names, and how Python should hold its arrays. Ours are always RGB. */
-const HARMLESS = [
-  "image_processor_type",
-  "feature_extractor_type",
-  "processor_class",
-  "do_convert_rgb",
-  "_valid_processor_keys",
-  "return_tensors",
-  "data_format",
-  "input_data_format",
-  "device",
-  "disable_grouping",
-  "backend",
-  "transformers_version",
-  "_name_or_path",
-  "is_local",
-  "local_files_only",
-  "auto_map",
-];
-/** Keys that change the numbers unless they have this value. */
-const ONLY: Record<string, unknown> = { do_pad: false, use_square_size: false, default_to_square: false };
-
-/** Larger pictures than any model takes are a mistake in the file. */
-const MAX_EDGE = 8192;
+const MODEL_TYPES: Record<string, string> = { clip: "CLIP", siglip: "Siglip", vit: "ViT", blip: "Blip", "blip-2": "Blip", flava: "Flava" };
+/** Families that cut a picture into tiles: loadTileProcessor() reads these. */
+export const TILING = ["LlavaNext", "LlavaOnevision", "GotOcr2", "Ovis2"];
+/** Families that are not read at all, and cut too. */
+const OTHER_TILING = ["InternVL", "Idefics", "Qwen2VL", "Pixtral", "SmolVLM", "Mllama", "Gemma3"];
 
 /** Reads and checks a folder's configuration. @throws Error naming the file and every misfit. */
 export function readProcessorConfig(folder: string): ProcessorConfig {
-  const { path, values } = findConfig(folder);
-  const family = findFamily(folder, path, values);
-  return parse(path, values, family);
+  const config = readIfThere(folder, "config.json");
+  const { path, values } = findValues(folder) ?? towerValues(folder, config) ?? needValues(folder);
+  const family = findFamily(path, values, config);
+  const keys = new KeyReader(path, values);
+  const parsed = readView(keys, family);
+  const aspect = config.image_aspect_ratio ?? "square";
+  if (aspect === "pad" && values.do_pad === undefined) parsed.pad = true;
+  else if (!["pad", "square"].includes(String(aspect)))
+    keys.misfits.push(`image_aspect_ratio of config.json: ${JSON.stringify(aspect)} cuts into tiles; use loadTileProcessor(folder)`);
+  keys.close(family.harmless);
+  keys.throwIfMisfit();
+  return parsed;
 }
 
-/** Nested first, as transformers 5 looks for it. */
-function findConfig(folder: string): { path: string; values: Record<string, unknown> } {
-  const [nested, flat] = [join(folder, "processor_config.json"), join(folder, "preprocessor_config.json")];
-  if (existsSync(nested)) {
-    const values = readJson(nested).image_processor;
-    if (isObject(values)) return { path: nested, values };
-  }
-  if (existsSync(flat)) return { path: flat, values: readJson(flat) };
-  throw new Error(
-    `${folder}: neither preprocessor_config.json nor processor_config.json with "image_processor" says how pictures are prepared`,
-  );
+/** FLAVA's second picture, from which its codebook makes the visual words of masked image modelling: the keys `codebook_*` (class attributes of 5.23). */
+export function readCodebookConfig(folder: string): ProcessorConfig {
+  const { path, values } = needValues(folder);
+  if (classOf(values) !== "Flava") throw new Error(`${path}: only FlavaImageProcessor has a codebook picture, this is ${classOf(values)}`);
+  const own = Object.entries(values).filter(([key]) => key.startsWith("codebook_"));
+  const keys = new KeyReader(path, Object.fromEntries(own.map(([key, value]) => [key.slice("codebook_".length), value])));
+  const side = { height: 112, width: 112 };
+  const family: Defaults = { ...FLAVA, size: side, crop: side, resample: 1, mean: [0, 0, 0], std: [1, 1, 1] };
+  const parsed = { ...readView(keys, { ...family, harmless: [] }), squeeze: keys.flag("do_map_pixels", true) ? 0.1 : 0 };
+  keys.close();
+  keys.throwIfMisfit();
+  return parsed;
 }
 
-function findFamily(folder: string, path: string, values: Record<string, unknown>): Defaults {
+/**
+ * What the original LLaVA code does with its tower's own processor: such folders hold no preprocessing file, only the tower's name,
+ * `mm_vision_tower`. undefined: no such name.
+ */
+export function towerValues(folder: string, config: Values): { path: string; values: Values } | undefined {
+  const name = config.mm_vision_tower;
+  if (name === undefined) return undefined;
+  const path = `${folder}/config.json, mm_vision_tower ${JSON.stringify(name)}`;
+  const [, kind, side = "224"] = /(clip|siglip)-.*-patch\d+(?:-(\d+))?$/.exec(String(name)) ?? [];
+  if (kind === "clip") return { path, values: { image_processor_type: "CLIPImageProcessor", size: Number(side), crop_size: Number(side) } };
+  if (kind === "siglip") return { path, values: { image_processor_type: "SiglipImageProcessor", size: Number(side) } };
+  throw new Error(`${path}: how this tower's pictures are prepared is not known; put its preprocessor_config.json into the folder`);
+}
+
+function findFamily(path: string, values: Values, config: Values): Defaults {
   const given = values.image_processor_type ?? values.feature_extractor_type;
-  if (given === undefined) {
-    const config = join(folder, "config.json");
-    const type = existsSync(config) ? String(readJson(config).model_type) : "";
+  const family = classOf(values);
+  if (family === undefined) {
+    const type = String(config.model_type);
     if (Object.hasOwn(MODEL_TYPES, type)) return FAMILIES[MODEL_TYPES[type]];
     throw new Error(
       `${path}: no image_processor_type, and no config.json with a model_type that tells; add "image_processor_type": "CLIPImageProcessor" or what the model was trained with`,
     );
   }
-  const family = String(given).replace(/(ImageProcessor(Fast|Pil)?|FeatureExtractor)$/, "");
   if (Object.hasOwn(FAMILIES, family)) return FAMILIES[family];
-  const tiling = TILING.find((name) => family.startsWith(name));
+  if (TILING.includes(family))
+    throw new Error(`${path}: ${given}: the ${family} family cuts pictures into tiles; use loadTileProcessor(folder)`);
+  const tiling = [...TILING, ...OTHER_TILING].find((name) => family.startsWith(name));
   const known = Object.keys(FAMILIES).map((name) => `${name}ImageProcessor`);
   throw new Error(
     tiling
-      ? `${path}: ${given}: the ${tiling} family cuts pictures into tiles, which is not supported yet; supported: ${known.join(", ")}`
+      ? `${path}: ${given}: the ${tiling} family cuts pictures into tiles, and this kind is not supported; supported: ${known.join(", ")}`
       : `${path}: image_processor_type ${JSON.stringify(given)} is not known; supported: ${known.join(", ")}`,
   );
 }
 
-const isObject = (value: unknown): value is Record<string, unknown> => typeof value === "object" && value !== null && !Array.isArray(value);
-const isEdge = (value: unknown): value is number => Number.isInteger(value) && (value as number) > 0 && (value as number) <= MAX_EDGE;
+/** The keys of one picture of fixed size. What is wrong is left in `keys.misfits`. */
+export function readView(keys: KeyReader, family: Defaults): ProcessorConfig {
+  const isCropped = keys.flag("do_center_crop", family.crop !== null);
+  const crop = isCropped ? keys.crop("crop_size", family.crop) : null;
+  const resizeTo = keys.flag("do_resize", true) ? keys.size("size", family.size) : null;
+  const filter = keys.filter("resample", family.resample);
+  const factor = keys.factor("rescale_factor", 1 / 255);
+  const mean = keys.triple("image_mean", family.mean);
+  const std = keys.triple("image_std", family.std, 0);
+  const scale = keys.flag("do_rescale", true) ? factor : 1;
+  const isNormalised = keys.flag("do_normalize", true);
+  const pad = classOf(keys.values) === "Llava" && keys.flag("do_pad", false);
+  const convertsRgb = keys.flag("do_convert_rgb", family.convertsRgb);
 
-/** Reads keys of one file, and gathers what is wrong with them. */
-function reader(values: Record<string, unknown>) {
-  const misfits: string[] = [];
-  const get = <T>(key: string, standard: T, check: (value: unknown) => value is T, expected: string): T => {
-    const value = values[key] ?? standard; // transformers reads null as "not given"
-    if (value === standard || check(value)) return value as T;
-    misfits.push(`${key}: ${JSON.stringify(value)}, expected ${expected}`);
-    return standard;
+  const size = crop ?? (isObject(resizeTo) ? resizeTo : null);
+  if (!size && keys.misfits.length === 0)
+    keys.misfits.push(
+      "size: without a centre crop or an exact height and width, pictures come out in different sizes and cannot form a batch",
+    );
+  return {
+    pad,
+    resizeTo,
+    filter,
+    size: size ?? { height: 1, width: 1 },
+    scale,
+    mean: isNormalised ? mean : [0, 0, 0],
+    std: isNormalised ? std : [1, 1, 1],
+    squeeze: 0,
+    backend: "pil",
+    alpha: convertsRgb ? "white" : "refuse",
   };
-  const flag = (key: string, standard: boolean) =>
-    get(key, standard, (value): value is boolean => typeof value === "boolean", "true or false");
-  return { misfits, get, flag };
-}
-
-function parse(path: string, values: Record<string, unknown>, family: Defaults): ProcessorConfig {
-  const { misfits, get, flag } = reader(values);
-  const isFactor = (value: unknown): value is number => typeof value === "number" && Number.isFinite(value) && value > 0;
-  const triple =
-    (least: number) =>
-    (value: unknown): value is number[] =>
-      Array.isArray(value) && value.length === 3 && value.every((v) => typeof v === "number" && Number.isFinite(v) && v > least);
-  const isCode = (value: unknown): value is number => Number.isInteger(value) && (value as number) in FILTERS;
-
-  const isCropped = flag("do_center_crop", family.crop !== null);
-  const crop = isCropped ? readCrop(values.crop_size ?? family.crop, misfits) : null;
-  const resizeTo = flag("do_resize", true) ? readSize(values.size ?? family.size, family, misfits) : null;
-  const filter = FILTERS[get("resample", family.resample, isCode, "0 to 5 (Pillow's filters)")];
-  const factor = get("rescale_factor", 1 / 255, isFactor, "a number above 0");
-  const mean = get("image_mean", family.mean, triple(Number.NEGATIVE_INFINITY), "three numbers");
-  const std = get("image_std", family.std, triple(0), "three numbers above 0");
-  const scale = flag("do_rescale", true) ? factor : 1;
-  const isNormalised = flag("do_normalize", true);
-
-  misfits.push(...unknownKeys(values));
-  const size = crop ?? (typeof resizeTo === "number" ? null : resizeTo);
-  if (!size && misfits.length === 0)
-    misfits.push("size: without a centre crop or an exact height and width, pictures come out in different sizes and cannot form a batch");
-  if (misfits.length > 0) throw new Error(`${path} cannot be followed:\n${misfits.map((line) => `  ${line}`).join("\n")}`);
-  return { resizeTo, filter, size: size as Size, scale, mean: isNormalised ? mean : [0, 0, 0], std: isNormalised ? std : [1, 1, 1] };
-}
-
-/** size: 224 (old files), { shortest_edge } or { height, width }. */
-function readSize(value: unknown, family: Defaults, misfits: string[]): number | Size {
-  if (isEdge(value)) return isObject(family.size) && "shortest_edge" in family.size ? value : { height: value, width: value };
-  if (isObject(value)) {
-    const keys = Object.keys(value)
-      .filter((key) => value[key] !== null)
-      .sort()
-      .join();
-    if (keys === "shortest_edge" && isEdge(value.shortest_edge)) return value.shortest_edge;
-    if (keys === "height,width" && isEdge(value.height) && isEdge(value.width)) return { height: value.height, width: value.width };
-  }
-  misfits.push(`size: ${JSON.stringify(value)}, expected a number, {"shortest_edge"} or {"height", "width"}, of 1 to ${MAX_EDGE}`);
-  return 1;
-}
-
-/** crop_size: 224 or { height, width }. */
-function readCrop(value: unknown, misfits: string[]): Size {
-  if (isEdge(value)) return { height: value, width: value };
-  if (isObject(value) && isEdge(value.height) && isEdge(value.width)) return { height: value.height, width: value.width };
-  misfits.push(`crop_size: ${JSON.stringify(value)}, expected a number or {"height", "width"}, of 1 to ${MAX_EDGE}`);
-  return { height: 1, width: 1 };
-}
-
-function unknownKeys(values: Record<string, unknown>): string[] {
-  const misfits: string[] = [];
-  for (const [key, value] of Object.entries(values)) {
-    if (value === null || KNOWN.includes(key) || HARMLESS.includes(key)) continue; // null is "not given"
-    if (Object.hasOwn(ONLY, key)) {
-      if (value !== ONLY[key]) misfits.push(`${key}: ${JSON.stringify(value)} is not supported, only ${JSON.stringify(ONLY[key])}`);
-      continue;
-    }
-    const meant = nearest(key, KNOWN);
-    misfits.push(`${key}: unknown${meant ? `; did you mean ${meant}?` : ", and it may change the numbers"}`);
-  }
-  return misfits;
 }

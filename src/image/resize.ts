@@ -29,6 +29,9 @@ function hamming(x: number): number {
 /** The names that `resize()` knows. */
 export type Filter = keyof typeof KERNELS | "nearest";
 
+/** Which pass comes first where both are needed: as Pillow 13 decides, or always the horizontal one. */
+export type PassOrder = "pillow" | "rows-first";
+
 /** A part of the resized picture, in its pixels. */
 export type Window = { left: number; top: number; width: number; height: number };
 
@@ -214,7 +217,8 @@ function checkSize(width: number, height: number, window: Window): void {
  * Resizes a picture, byte for byte as `Image.resize` of Pillow 13: 8 bits between the two passes, filters widened when
  * shrinking ("bicubic" has a = -0.5, "lanczos" three lobes). The vertical pass comes first where the height loses more
  * than twice as many pixels as the width, found by experiment; Pillow before 13 always began with the horizontal one,
- * which rounds a level or so differently. `window` keeps only that part of the new picture, at the cost of that part.
+ * which rounds a level or so differently (7 levels where bicubic overshoots and is cut off in between): that is `order` "rows-first", and
+ * what torchvision does, within one level, to tensors of bytes. `window` keeps only that part of the new picture, at the cost of that part.
  */
 export function resize(
   picture: Picture,
@@ -222,6 +226,7 @@ export function resize(
   height: number,
   filter: Filter = "bicubic",
   window: Window = { left: 0, top: 0, width, height },
+  order: PassOrder = "pillow",
 ): Picture {
   checkSize(width, height, window);
   if (filter === "nearest") return resizeNearest(picture, width, height, window);
@@ -230,7 +235,7 @@ export function resize(
   const across = width === picture.width ? null : weightsFor(picture.width, width, filter, window.left, window.width);
   const down = height === picture.height ? null : weightsFor(picture.height, height, filter, window.top, window.height);
   const lost = picture.height - height;
-  const downFirst = across && down && lost > 0 && lost > 2 * (picture.width - width);
+  const downFirst = order === "pillow" && across && down && lost > 0 && lost > 2 * (picture.width - width);
 
   const [left, columns] = across ? reach(across) : [window.left, window.width];
   const [top, rows] = down ? reach(down) : [window.top, window.height];

@@ -14,7 +14,9 @@ import { positionSimilarity } from "vitrine/figures/position-similarity";
 import { retrievalGallery } from "vitrine/figures/retrieval-gallery";
 import { rolloutMap } from "vitrine/figures/rollout";
 import { similarityMatrix } from "vitrine/figures/similarity-matrix";
+import { tileLayout } from "vitrine/figures/tile-layout";
 import { zeroShotBars } from "vitrine/figures/zero-shot-bars";
+import { tileProcessor } from "vitrine/image/tiles";
 import { noise, pattern, plain, rows } from "./inputs";
 import { matchesSnapshot } from "./snapshot";
 
@@ -33,6 +35,15 @@ const layout = (figure: Figure) => figure.layout as Layout;
 
 /** What a hostile data set may hold: plotly reads markup, MathJax reads dollars, and both read newlines. */
 const HOSTILE = "<img src=x onerror=alert(1)> <b>&lt;</b> $\\alpha$\n";
+
+/** InternVL's way of cutting: a grid, and a thumbnail last. */
+const tiles = tileProcessor({
+  view: {
+    ...{ pad: false, resizeTo: { height: 8, width: 8 }, size: { height: 8, width: 8 }, filter: "bicubic", scale: 1 / 255 },
+    ...{ mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5], squeeze: 0, backend: "pil", alpha: "white" },
+  },
+  scheme: { name: "internvl", crop_to_patches: true, min_patches: 1, max_patches: 12, use_thumbnail: true, pad2square: false },
+});
 
 /** One small figure of every kind, every text of it hostile. */
 function everyFigure(text: string): Record<string, Figure> {
@@ -74,6 +85,7 @@ function everyFigure(text: string): Record<string, Figure> {
       ],
       { title: text },
     ),
+    tileLayout: tileLayout(picture, tiles.tile(picture), { tokens: 64, title: text }),
     zeroShotBars: zeroShotBars(
       picture,
       [
@@ -110,6 +122,7 @@ test("every figure stays below the 1 MB a second that Jupyter lets through", () 
     imageGrid: imageGrid(Array(120).fill(noise(80, 60))),
     patchGrid: patchGrid(photo, [32, 32]),
     patchPca: patchPca(rows(576, 16), [24, 24], photo),
+    tileLayout: tileLayout(photo, tiles.tile(photo), { tokens: 256 }),
     patchSimilarity: patchSimilarity(rows(576, 16), [24, 24], photo),
     positionSimilarity: positionSimilarity(rows(576, 16), [24, 24]),
     attentionHeads: attentionHeads(pattern(16, 257)),
@@ -346,4 +359,39 @@ test("imageGrid() and patchGrid() say what is wrong with their input", () => {
     /2 x 2 holds 4 bytes, expected .* 3 bytes \(RGB\) a pixel/,
   );
   assert.throws(() => patchGrid(plain(4, 4), [2.5, 2]), /grid is \[2.5, 2\]/);
+});
+
+test("tileLayout() numbers tiles in the order of the model, with their tokens where there is room, and draws what was padded", () => {
+  const photo = noise(90, 40);
+  const cut = tiles.tile(photo, { max_patches: 2 });
+  const figure = layout(
+    tileLayout(photo, cut, {
+      tokens: [
+        [5, 8],
+        [9, 12],
+        [13, 16],
+      ],
+    }),
+  );
+  assert.deepEqual(
+    figure.annotations.map(({ text }) => text),
+    ["<b>0</b><br>tokens 5–8", "<b>1</b><br>tokens 9–12", "<b>2</b> thumbnail, tokens 13–16"],
+  );
+  assert.equal(figure.title.text, "2 tiles, 1 × 2, and the whole picture as thumbnail");
+  assert.equal(figure.images.length, 2);
+  const [, , first] = figure.shapes; // the ground, and two lines for each border
+  assert.deepEqual([first.x0, first.x1, first.y0, first.y1], [0, 45, 0, 40]);
+  assert.match(traces(tileLayout(photo, cut))[0].customdata[1], /^tile 1, row 0, column 1<br>x 45 to 90<br>y 0 to 40$/);
+  const square = tileProcessor({ ...tiles.config, scheme: { ...tiles.config.scheme, crop_to_patches: false, pad2square: true } as never });
+  const padded = layout(tileLayout(photo, square.tile(photo)));
+  assert.match(padded.title.subtitle!.text, /grey is padding/);
+  assert.deepEqual([padded.shapes[0].y0, padded.shapes[0].y1], [-25, 65]);
+  assert.throws(() => tileLayout(noise(40, 90), cut), /the picture is 40 x 90, the tiles were cut from 90 x 40/);
+  assert.throws(() => tileLayout(photo, cut, { tokens: [[0, 1]] }), /1 token ranges for 3 tiles/);
+  assert.throws(() => tileLayout(photo, cut, { tokens: 0.5 }), /tokens is 0.5/);
+  for (const [width, height] of [
+    [1, 400],
+    [400, 1],
+  ])
+    assert.ok((layout(tileLayout(noise(width, height), tiles.tile(noise(width, height)))) as unknown as { width: number }).width <= 920);
 });

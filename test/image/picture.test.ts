@@ -56,6 +56,13 @@ test("readPicture() with alpha: white composites as Pillow does", async () => {
   }
 });
 
+test("readPicture() with alpha: refuse takes no transparency, as the processors of ViT and FLAVA", async () => {
+  await assert.rejects(readPicture(file("images/rgba.png"), { alpha: "refuse" }), is("unsupported", /rgba\.png: has transparency/));
+  const grey = { width: 1, height: 1, data: Uint8Array.of(1, 2, 3, 4) };
+  await assert.rejects(readPicture(grey, { alpha: "refuse" }), is("unsupported", /alpha: "drop" or "white" says what becomes of it/));
+  assert.deepEqual(await readPicture(file("images/photo.jpg"), { alpha: "refuse" }), await readPicture(file("images/photo.jpg")));
+});
+
 test("readPicture() keeps the upper 8 of 16 bits, grey and RGB", async () => {
   const grey = await readPicture(file("resize/files/grey16.png"));
   const expected = Array.from({ length: 240 }, (_, i) => (i * 271 + 129) >> 8).flatMap((v) => [v, v, v]);

@@ -5,8 +5,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
 import { type PictureSource, readPicture } from "vitrine/image/picture";
-import { defaultWorkers, type Prepared, preparePictures } from "vitrine/image/prepare";
+import { defaultWorkers, type Prepared, type PreparedTiles, preparePictures, prepareTiles, readTiles } from "vitrine/image/prepare";
 import { type ImageProcessor, loadImageProcessor } from "vitrine/image/processor";
+import { tileProcessor } from "vitrine/image/tiles";
 import sharp from "sharp";
 import { messageOf } from "../support/close";
 import { ORACLE } from "./arrays";
@@ -189,4 +190,56 @@ test("defaultWorkers() is a quarter of the threads, and at least one", () => {
     if (before === undefined) delete process.env.VITRINE_THREADS;
     else process.env.VITRINE_THREADS = before;
   }
+});
+
+/** InternVL's cutting with the normalisation of a CLIP. */
+const tiles = tileProcessor({
+  view: { ...processor.config!, size: { height: 28, width: 28 }, resizeTo: { height: 28, width: 28 } },
+  scheme: { name: "internvl", crop_to_patches: true, min_patches: 1, max_patches: 6, use_thumbnail: true, pad2square: false },
+});
+
+test("prepareTiles() gives the tiles of tile(), in order, by any number of threads, and the caller keeps them", async () => {
+  const list = await sources(60);
+  const overrides = { max_patches: 4 };
+  const wanted = await Promise.all(list.slice(0, 5).map(async (source) => tiles.tile(await readPicture(source), overrides)));
+  assert.ok(new Set(wanted.map(({ count }) => count)).size > 1, "pictures with different numbers of tiles");
+  for (const workers of [0, 2]) {
+    const got: PreparedTiles[] = [];
+    for await (const one of prepareTiles(tiles, list, { ahead: 24, workers, signal: never, overrides })) got.push(one);
+    assert.deepEqual(
+      got.map(({ index }) => index),
+      list.map((_, i) => i),
+    );
+    for (const { index, tiled, error } of got) {
+      assert.equal(error, undefined);
+      const { pictures, ...numbers } = tiled!;
+      const { pictures: wantedPictures, ...wantedNumbers } = wanted[index % 5];
+      assert.deepEqual(numbers, wantedNumbers, `picture ${index} with ${workers} workers`);
+      for (const [i, picture] of pictures.entries()) assert.deepEqual(Buffer.from(picture.data), Buffer.from(wantedPictures[i].data));
+    }
+  }
+  const wrong = prepareTiles(tiles, list, { ahead: 4, overrides: { max_patches: 0 } });
+  await assert.rejects(wrong.next(), /max_patches: 0, expected a whole number from 1/);
+});
+
+test("readTiles() names every picture of a batch that cannot be read; the others survive on request", async () => {
+  const list = await sources(8);
+  list[2] = "no/such.jpg";
+  list[5] = new Uint8Array(9);
+  await assert.rejects(readTiles(tiles, list, { workers: 0, signal: never }), (error: AggregateError) => {
+    assert.match(
+      error.message,
+      /^2 of 8 pictures cannot be read \(onError: "skip" leaves them out\):\n {2}picture 2: no\/such\.jpg: no such file/,
+    );
+    assert.match(error.message, /\n {2}picture 5: /);
+    return error.errors.length === 2;
+  });
+  const { tiled, indices, failures } = await readTiles(tiles, list, { onError: "skip", workers: 0, signal: never });
+  assert.deepEqual(indices, [0, 1, 3, 4, 6, 7]);
+  assert.deepEqual(
+    failures.map(({ index }) => index),
+    [2, 5],
+  );
+  assert.deepEqual(tiled[2].pixels, tiles.tile(await readPicture(list[3])).pixels);
+  await assert.rejects(readTiles(tiles, list, { signal: AbortSignal.abort() }), { name: "AbortError" });
 });

@@ -190,7 +190,7 @@ test("loadImageProcessor() refuses what cannot make a batch, other families, and
   assert.throws(flat({ ...CLIP, do_center_crop: false }), /different sizes and cannot form a batch/);
   assert.throws(
     flat({ image_processor_type: "LlavaNextImageProcessor" }),
-    /the LlavaNext family cuts pictures into tiles, which is not supported yet; supported: CLIPImageProcessor/,
+    /the LlavaNext family cuts pictures into tiles; use loadTileProcessor\(folder\)/,
   );
   assert.throws(flat({ image_processor_type: "GotOcr2ImageProcessorFast" }), /the GotOcr2 family cuts pictures into tiles/);
   assert.throws(flat({ image_processor_type: "ConvNextImageProcessor" }), /"ConvNextImageProcessor" is not known; supported/);

@@ -68,3 +68,23 @@ test("resize() refuses sizes and filters that do not exist", () => {
   assert.throws(() => resize(picture, 4, 4, "bicubic", { left: 2, top: 0, width: 3, height: 1 }), /window inside the new picture/);
   assert.throws(() => resize(picture, 2, 2, "bicubik" as "bicubic"), /filter "bicubik"; expected nearest, box, bilinear/);
 });
+
+test("resize() in the order rows-first is two passes, the horizontal one first, whatever the sizes", () => {
+  for (const [width, height, toWidth, toHeight] of [
+    [33, 40, 28, 28],
+    [47, 161, 40, 30],
+    [60, 20, 90, 50],
+  ]) {
+    const picture = pattern(width, height);
+    const twice = resize(resize(picture, toWidth, height, "bicubic"), toWidth, toHeight, "bicubic");
+    const whole = { left: 0, top: 0, width: toWidth, height: toHeight };
+    assert.deepEqual(resize(picture, toWidth, toHeight, "bicubic", whole, "rows-first"), twice);
+    const part = { left: 3, top: 5, width: 20, height: 9 };
+    const cut = resize(picture, toWidth, toHeight, "bicubic", part, "rows-first");
+    for (let y = 0; y < part.height; y++) {
+      const at = ((y + part.top) * toWidth + part.left) * 3;
+      assert.deepEqual(cut.data.subarray(y * 60, (y + 1) * 60), twice.data.subarray(at, at + 60));
+    }
+  }
+  assert.notDeepEqual(resize(pattern(47, 161), 40, 30).data, resize(pattern(47, 161), 40, 30, "bicubic", undefined, "rows-first").data);
+});
