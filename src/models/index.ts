@@ -10,6 +10,7 @@ import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
 import { loadLlava } from "./llava-load";
 import { loadOvis2 } from "./ovis2-load";
+import { loadOvis25 } from "./ovis25-load";
 import type { SiglipParams } from "./siglip";
 import { type SiglipWeights, siglipWeights } from "./siglip-load";
 
@@ -48,6 +49,8 @@ const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) =>
   llava_next: loadLlava,
   llava_onevision: loadLlava,
   ovis2: loadOvis2,
+  ovis2_5: loadOvis25,
+  ovis: loadOvis25,
 };
 
 /**

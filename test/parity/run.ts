@@ -9,6 +9,7 @@ import { table } from "../support/table";
 import { checkClip } from "./clip";
 import { checkLlava } from "./llava";
 import { checkOvis2 } from "./ovis2";
+import { checkOvis25 } from "./ovis25";
 import { checkSiglip } from "./siglip";
 
 /** A new family's checks are one file beside this and one row here. */
@@ -19,6 +20,7 @@ const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => P
   llava_next: checkLlava,
   llava_onevision: checkLlava,
   ovis2: checkOvis2,
+  ovis2_5: checkOvis25,
 };
 
 /** Runs all checks in a folder. `unknown` names the families there that nothing here checks. */
