@@ -46,6 +46,8 @@ const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) =>
   clip: loadClip,
   siglip: loadSiglip,
   llava: loadLlava,
+  llava_llama: loadLlava,
+  llava_mistral: loadLlava,
   llava_next: loadLlava,
   llava_onevision: loadLlava,
   ovis2: loadOvis2,

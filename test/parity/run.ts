@@ -17,6 +17,7 @@ const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => P
   clip: checkClip,
   siglip: checkSiglip,
   llava: checkLlava,
+  llava_hd: checkLlava,
   llava_next: checkLlava,
   llava_onevision: checkLlava,
   ovis2: checkOvis2,
