@@ -50,14 +50,14 @@ const recipe = {
   imageSize: 64,
   patchSize: 8,
   maxPatches: 4,
-  vision: { hidden_size: 128, intermediate_size: 512, num_hidden_layers: 5, num_attention_heads: 4 },
+  vision: { hidden_size: 128, intermediate_size: 512, num_hidden_layers: 6, num_attention_heads: 4 },
   text: { hidden_size: 192, intermediate_size: 512, num_hidden_layers: 4, num_attention_heads: 6, num_key_value_heads: 2 },
   batchSize: 64,
   /** Shares of conversations about one emoji, about up to four in one picture, and about two pictures. */
   mix: { single: 0.5, scattered: 0.35, pair: 0.15 },
   /** Every so many batches one is of large pictures, cut into tiles, a quarter as many conversations. */
   tiledEvery: 8,
-  steps: 1000,
+  steps: 2400,
   learningRate: 1.5e-3,
   warmupSteps: 0.05,
   schedule: "cosine" as const,
