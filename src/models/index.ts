@@ -11,6 +11,7 @@ import { type ClipWeights, clipWeights } from "./clip-load";
 import { loadInternVL } from "./internvl-load";
 import { loadLlava } from "./llava-load";
 import { loadOvis2 } from "./ovis2-load";
+import { loadOvis25 } from "./ovis25-load";
 import type { SiglipParams } from "./siglip";
 import { type SiglipWeights, siglipWeights } from "./siglip-load";
 
@@ -47,9 +48,13 @@ const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) =>
   siglip: loadSiglip,
   internvl: loadInternVL,
   llava: loadLlava,
+  llava_llama: loadLlava,
+  llava_mistral: loadLlava,
   llava_next: loadLlava,
   llava_onevision: loadLlava,
   ovis2: loadOvis2,
+  ovis2_5: loadOvis25,
+  ovis: loadOvis25,
 };
 
 /**

@@ -1,7 +1,8 @@
 /**
- * The language models behind most vision-language models: Llama (Touvron et al. 2023) and Qwen2, which adds biases to q, k and v (Yang et al. 2024).
+ * The language models behind most vision-language models: Llama (Touvron et al. 2023), Qwen2, which adds biases to q, k and v (Yang et al. 2024), and
+ * Qwen3, which drops them and normalises queries and keys head by head (Yang et al. 2025).
  * RMS norm before, rotary positions, key heads shared by query heads, a gated feed-forward part. Numbers as
- * transformers/models/{llama,qwen2}/modeling_*.py; names of weights and config keys as in their checkpoints.
+ * transformers/models/{llama,qwen2,qwen3}/modeling_*.py; names of weights and config keys as in their checkpoints.
  */
 import { tf } from "../engine/tf";
 import { asBlock } from "../nn/block";
@@ -15,6 +16,7 @@ import {
   linearSpec,
   type Mask,
   projectionSpec,
+  type RmsNorm,
   rmsNorm,
   rmsNormSpec,
   rotate,
@@ -48,6 +50,8 @@ export type LlamaConfig = typeof DEFAULTS & {
   tie_word_embeddings: boolean;
   /** Biases of q, k and v: Qwen2's. */
   qkv_bias: boolean;
+  /** Queries and keys normalised head by head: Qwen3's. */
+  qk_norm: boolean;
   /** The keys of the rotary positions, as the file has them. */
   rope: RopeConfig;
 };
@@ -55,10 +59,10 @@ export type LlamaConfig = typeof DEFAULTS & {
 /**
  * A language model's part of config.json -> config with every value present.
  *
- * @param how qkv_bias of the family; tied: what `tie_word_embeddings` is where the part itself does not say
+ * @param how qkv_bias and qk_norm of the family; tied: what `tie_word_embeddings` is where the part itself does not say
  * @throws listing unhandled keys and impossible sizes
  */
-export function llamaConfig(raw: unknown, where: string, how: { qkv_bias: boolean; tied: boolean }): LlamaConfig {
+export function llamaConfig(raw: unknown, where: string, how: { qkv_bias: boolean; qk_norm?: boolean; tied: boolean }): LlamaConfig {
   const c = readConfig(raw, DEFAULTS, where, UNUSED) as typeof DEFAULTS;
   const rope = (raw ?? {}) as RopeConfig & { num_key_value_heads?: number; tie_word_embeddings?: boolean };
   checkKnown(`${where}: hidden_act`, c.hidden_act, ["silu"]);
@@ -70,7 +74,7 @@ export function llamaConfig(raw: unknown, where: string, how: { qkv_bias: boolea
     throw new Error(
       `${where}: num_attention_heads ${c.num_attention_heads} do not divide among num_key_value_heads ${num_key_value_heads}`,
     );
-  return { ...c, ...how, head_dim, num_key_value_heads, tie_word_embeddings: rope.tie_word_embeddings ?? how.tied, rope };
+  return { ...c, qk_norm: false, ...how, head_dim, num_key_value_heads, tie_word_embeddings: rope.tie_word_embeddings ?? how.tied, rope };
 }
 
 const blockSpec = (name: string, c: LlamaConfig) => {
@@ -84,6 +88,9 @@ const blockSpec = (name: string, c: LlamaConfig) => {
       q: qkv("q_proj", heads),
       k: qkv("k_proj", groups),
       v: qkv("v_proj", groups),
+      ...(c.qk_norm
+        ? { qNorm: rmsNormSpec(`${name}.self_attn.q_norm`, head_dim), kNorm: rmsNormSpec(`${name}.self_attn.k_norm`, head_dim) }
+        : {}),
       out: projectionSpec(`${name}.self_attn.o_proj`, heads, D),
     },
     ln2: rmsNormSpec(`${name}.post_attention_layernorm`, D),
@@ -130,10 +137,15 @@ type At = { c: LlamaConfig; rotary: Rotary; tap: Tap; cache?: ReturnType<typeof 
 
 function block(p: Block, { c, rotary, tap, cache }: At, x: tf.Tensor3D, positions: tf.Tensor2D, mask: Mask): tf.Tensor3D {
   const shape = { heads: c.num_attention_heads, groups: c.num_key_value_heads, rotary: rotate(rotary, positions), cache, mask };
+  const { qNorm, kNorm } = p.attn;
+  const norm = (weights: RmsNorm) => (x: tf.Tensor3D) => rmsNorm(weights, x, c.rms_norm_eps);
+  const norms = qNorm && kNorm && { q: norm(qNorm), k: norm(kNorm) };
   x = tap("resid_pre", x);
   x = tap(
     "resid_mid",
-    add(x, "attn_out", tap, (onto) => attention(p.attn, rmsNorm(p.ln1, x, c.rms_norm_eps), { ...shape, tap: at(tap, "attn"), onto })),
+    add(x, "attn_out", tap, (onto) =>
+      attention(p.attn, rmsNorm(p.ln1, x, c.rms_norm_eps), { ...shape, norms, tap: at(tap, "attn"), onto }),
+    ),
   );
   return tap(
     "resid_post",

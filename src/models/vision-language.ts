@@ -15,6 +15,8 @@ export type Family<P> = Omit<Loaded<P>, "params"> & {
   imageMark: string;
   /** The id of `imageMark` in a tokenised text. */
   markToken: number;
+  /** A text's ids, where the tokenizer alone does not give them. */
+  encode?(text: string): number[];
   /** Ids that stand for features of a picture; a text must not hold them. */
   featureTokens: number[];
   /** The pictures of one prompt, cut as the vision tower takes them. */
@@ -28,7 +30,7 @@ export type Family<P> = Omit<Loaded<P>, "params"> & {
 
 /** A family around its weights, as the rest of the workbench drives it. */
 export function visionLanguageModel<P>(family: Family<P>, params: P): VisionLanguageModel<P> {
-  const { markToken: _m, featureTokens: _t, tile: _c, expand: _e, features: _f, language: makeLanguage, ...loaded } = family;
+  const { markToken: _m, encode: _n, featureTokens: _t, tile: _c, expand: _e, features: _f, language: makeLanguage, ...loaded } = family;
   const language = makeLanguage(params);
   return {
     ...loaded,
@@ -48,7 +50,7 @@ function encodeOnce({ encode, special }: Tokenizer, text: string): number[] {
 
 function makePrompt<P>(family: Family<P>, text: string, pictures: Picture[]): Prompt {
   const { imageMark, markToken, featureTokens } = family;
-  const marked = encodeOnce(family.tokenizer, text);
+  const marked = family.encode?.(text) ?? encodeOnce(family.tokenizer, text);
   const marks = marked.filter((id) => id === markToken).length;
   if (marks !== pictures.length)
     throw new RangeError(

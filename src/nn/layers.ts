@@ -98,7 +98,7 @@ export function layerNorm<T extends tf.Tensor>(p: Norm, x: T, eps = 1e-5, wide =
   return (block ? leanNorm(block, "layerNorm", x, { ...p, eps }, wide) : layerNormOp(x, p.weight, p.bias, eps)) as T;
 }
 
-/** RMS norm over the last axis. x: [..., D] -> [..., D] */
+/** RMS norm over the last axis, or over each part of it that is as long as the weight. x: [..., D] -> [..., D] */
 export function rmsNorm<T extends tf.Tensor>(p: RmsNorm, x: T, eps = 1e-6): T {
   const block = insideBlock();
   return (block ? leanNorm(block, "rmsNorm", x, { ...p, eps }) : rmsNormOp(x, p.weight, eps)) as T;
@@ -143,6 +143,8 @@ export type AttentionOptions = Heads & {
   onto?: tf.Tensor3D;
   /** What keys and values are made of, in cross-attention: [B, Nk, in]. */
   states?: tf.Tensor3D;
+  /** Normalises queries and keys before they are turned. */
+  norms?: { q(x: tf.Tensor3D): tf.Tensor3D; k(x: tf.Tensor3D): tf.Tensor3D };
   /** Turns queries and keys by their positions: `rotate`. */
   rotary?: (x: tf.Tensor3D, heads: number) => tf.Tensor3D;
   /** Keys and values of the tokens before these: takes the new ones and gives all. */
@@ -155,12 +157,13 @@ export type AttentionOptions = Heads & {
  * @throws RangeError when the width does not divide into the heads
  */
 export function attention(p: Attention, x: tf.Tensor3D, options: AttentionOptions): tf.Tensor3D {
-  const { heads, groups = heads, scale, tap = noTap, mask = {}, onto, states = x, rotary, cache } = options;
+  const { heads, groups = heads, scale, tap = noTap, mask = {}, onto, states = x, norms, rotary, cache } = options;
   const D = p.q.weight.shape[0];
   if (D % heads !== 0) throw new RangeError(`attention: width ${D} does not divide into ${heads} heads (num_attention_heads)`);
   return tf.tidy(() => {
     const [q, newK, newV] = [linear(p.q, x), linear(p.k, states), linear(p.v, states)] as tf.Tensor3D[]; // [B, N, D]
-    const [turnedQ, turnedK] = rotary ? [rotary(q, heads), rotary(newK, groups)] : [q, newK];
+    const [plainQ, plainK] = norms ? [norms.q(q), norms.k(newK)] : [q, newK];
+    const [turnedQ, turnedK] = rotary ? [rotary(plainQ, heads), rotary(plainK, groups)] : [plainQ, plainK];
     const all = { q: turnedQ, ...(cache ? cache(turnedK, newV) : { k: turnedK, v: newV }) };
     const edited = watched(tap) ? attendWatched(all, { heads, groups, scale }, tap, mask) : undefined;
     const z = edited ?? attend(all, { heads, groups, scale }, mask); //                             [B, N, D]

@@ -10,6 +10,7 @@ import { checkClip } from "./clip";
 import { checkInternVL } from "./internvl";
 import { checkLlava } from "./llava";
 import { checkOvis2 } from "./ovis2";
+import { checkOvis25 } from "./ovis25";
 import { checkSiglip } from "./siglip";
 
 /** A new family's checks are one file beside this and one row here. */
@@ -18,9 +19,11 @@ const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => P
   siglip: checkSiglip,
   internvl_hf: checkInternVL,
   llava: checkLlava,
+  llava_hd: checkLlava,
   llava_next: checkLlava,
   llava_onevision: checkLlava,
   ovis2: checkOvis2,
+  ovis2_5: checkOvis25,
 };
 
 /** Runs all checks in a folder. `unknown` names the families there that nothing here checks. */
