@@ -8,6 +8,7 @@ import { DTYPES, type Dtype } from "../nn/spec";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer";
 import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
+import { loadInternVL } from "./internvl-load";
 import { loadLlava } from "./llava-load";
 import { loadOvis2 } from "./ovis2-load";
 import { loadOvis25 } from "./ovis25-load";
@@ -45,6 +46,7 @@ export type LoadOptions = ResolveOptions & {
 const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown> } = {
   clip: loadClip,
   siglip: loadSiglip,
+  internvl: loadInternVL,
   llava: loadLlava,
   llava_llama: loadLlava,
   llava_mistral: loadLlava,

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { type Check, openOracle } from "./check";
 import { table } from "../support/table";
 import { checkClip } from "./clip";
+import { checkInternVL } from "./internvl";
 import { checkLlava } from "./llava";
 import { checkOvis2 } from "./ovis2";
 import { checkOvis25 } from "./ovis25";
@@ -16,6 +17,7 @@ import { checkSiglip } from "./siglip";
 const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => Promise<Check[]> } = {
   clip: checkClip,
   siglip: checkSiglip,
+  internvl_hf: checkInternVL,
   llava: checkLlava,
   llava_hd: checkLlava,
   llava_next: checkLlava,
