@@ -2,7 +2,7 @@
 import { tf } from "../engine/tf";
 import { toFloat32 } from "../engine/bfloat16";
 import { additive, attend, attentionMix, attentionScores, type Heads, type Mask, mergeHeads, splitHeads } from "./attend";
-import { geluTanh, swiglu } from "./gated";
+import { geglu, gegluTanh, geluTanh, relu, silu, swiglu } from "./gated";
 import { attentionPatternKernel } from "./kernels";
 import { insideBlock, leanActivation, leanAdd, leanGated, leanLinear, leanNorm, leanRope, leanScale } from "./lean";
 import { addSameShape, gatherRows, gelu, layerNormOp, linearProduct, quickGelu, rowNorms, scaleChannels } from "./ops";
@@ -126,7 +126,7 @@ export function add(x: tf.Tensor3D, name: string, tap: Tap, part: (onto?: tf.Ten
 export const embedding = (table: tf.Tensor2D, ids: tf.Tensor2D): tf.Tensor3D => gatherRows(table, ids) as tf.Tensor3D;
 
 /** Activations by the name that a config's `hidden_act` gives. */
-export const activations = { gelu, quick_gelu: quickGelu, gelu_pytorch_tanh: geluTanh };
+export const activations = { gelu, quick_gelu: quickGelu, gelu_pytorch_tanh: geluTanh, gelu_new: geluTanh, silu, relu };
 export type ActivationName = keyof typeof activations;
 
 /** The activation of a config. @throws naming those there are. */
@@ -145,6 +145,8 @@ export type AttentionOptions = Heads & {
   states?: tf.Tensor3D;
   /** Normalises queries and keys before they are turned. */
   norms?: { q(x: tf.Tensor3D): tf.Tensor3D; k(x: tf.Tensor3D): tf.Tensor3D };
+  /** Keys and values that were made of the states before. */
+  keyed?: { k: tf.Tensor3D; v: tf.Tensor3D };
   /** Turns queries and keys by their positions: `rotate`. */
   rotary?: (x: tf.Tensor3D, heads: number) => tf.Tensor3D;
   /** Keys and values of the tokens before these: takes the new ones and gives all. */
@@ -157,11 +159,12 @@ export type AttentionOptions = Heads & {
  * @throws RangeError when the width does not divide into the heads
  */
 export function attention(p: Attention, x: tf.Tensor3D, options: AttentionOptions): tf.Tensor3D {
-  const { heads, groups = heads, scale, tap = noTap, mask = {}, onto, states = x, norms, rotary, cache } = options;
+  const { heads, groups = heads, scale, tap = noTap, mask = {}, onto, states = x, keyed, norms, rotary, cache } = options;
   const D = p.q.weight.shape[0];
   if (D % heads !== 0) throw new RangeError(`attention: width ${D} does not divide into ${heads} heads (num_attention_heads)`);
   return tf.tidy(() => {
-    const [q, newK, newV] = [linear(p.q, x), linear(p.k, states), linear(p.v, states)] as tf.Tensor3D[]; // [B, N, D]
+    const q = linear(p.q, x) as tf.Tensor3D; //                                                     [B, N, D]
+    const { k: newK, v: newV } = keyed ?? keysAndValues(p, states);
     const [plainQ, plainK] = norms ? [norms.q(q), norms.k(newK)] : [q, newK];
     const [turnedQ, turnedK] = rotary ? [rotary(plainQ, heads), rotary(plainK, groups)] : [plainQ, plainK];
     const all = { q: turnedQ, ...(cache ? cache(turnedK, newV) : { k: turnedK, v: newV }) };
@@ -170,6 +173,12 @@ export function attention(p: Attention, x: tf.Tensor3D, options: AttentionOption
     return linear(p.out, z, { onto, wide: true }) as tf.Tensor3D;
   });
 }
+
+/** The keys and values of attention. states: [B, Nk, in] -> [B, Nk, D] each */
+export const keysAndValues = (p: Pick<Attention, "k" | "v">, states: tf.Tensor3D): { k: tf.Tensor3D; v: tf.Tensor3D } => ({
+  k: linear(p.k, states) as tf.Tensor3D,
+  v: linear(p.v, states) as tf.Tensor3D,
+});
 
 type Keyed = { q: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D; used?: number };
 
@@ -214,12 +223,17 @@ export const mlp = (p: Mlp, x: tf.Tensor3D, act: ActivationName, tap: Tap = noTa
 
 export type GatedMlp = { gate: Linear; up: Linear; down: Linear };
 
-/** Feed-forward part with a SiLU gate (Shazeer 2020, SwiGLU). x: [B, N, D] -> [B, N, D], added to `onto` where it is given */
-export const gatedMlp = (p: GatedMlp, x: tf.Tensor3D, tap: Tap = noTap, onto?: tf.Tensor3D): tf.Tensor3D =>
+const GATED = { silu: swiglu, gelu: geglu, gelu_new: gegluTanh };
+export type GatedName = keyof typeof GATED;
+/** Activations that a gate may have, by the names of configs. */
+export const gatedNames = Object.keys(GATED) as GatedName[];
+
+/** Feed-forward part with a gate (Shazeer 2020; SwiGLU by default). x: [B, N, D] -> [B, N, D], added to `onto` where it is given */
+export const gatedMlp = (p: GatedMlp, x: tf.Tensor3D, tap: Tap = noTap, onto?: tf.Tensor3D, act: GatedName = "silu"): tf.Tensor3D =>
   tf.tidy(() => {
     const block = insideBlock();
     const [gate, up] = [tap("pre", linear(p.gate, x)), tap("pre_linear", linear(p.up, x))]; //       [B, N, F]
-    const post = tap("post", block ? leanGated(block, gate, up, "silu") : swiglu(gate, up));
+    const post = tap("post", block ? leanGated(block, gate, up, act) : GATED[act](gate, up));
     return linear(p.down, post, { onto, wide: true }) as tf.Tensor3D;
   });
 
