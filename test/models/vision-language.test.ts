@@ -4,6 +4,7 @@ import { cpSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { join } from "node:path";
 import { before, test } from "node:test";
 import { engine, tf } from "vitrine/engine";
+import { hasBfloat16 } from "vitrine/engine/bfloat16";
 import { openCheckpoint } from "vitrine/files/checkpoint";
 import { readJson } from "vitrine/files/json";
 import { saveSafetensors } from "vitrine/files/safetensors";
@@ -14,7 +15,7 @@ import { packTiles } from "vitrine/models/anyres-features";
 import { llavaModule } from "vitrine/models/llava-names";
 import { record } from "vitrine/nn/tap";
 import { ORACLE, scratch } from "../support/clip";
-import { expectClose, expectSame, keepsTensorCount, messageOf } from "../support/close";
+import { cosine, expectClose, expectSame, keepsTensorCount, messageOf } from "../support/close";
 
 before(() => engine().then(() => {}));
 
@@ -143,6 +144,15 @@ for (const family of FAMILIES)
     seen.dispose();
     await keepsTensorCount(() => logitsOf(model, "<image>\nhi", [ramp(60, 40)]));
     model.dispose();
+  });
+
+for (const family of FAMILIES)
+  test(`${family} in bfloat16 says nearly what it says in float32`, { skip: !hasBfloat16() && "no bfloat16 here" }, async () => {
+    const [wide, half] = [await loadFamily(family), await load<VisionLanguageModel>(join(ORACLE, family, "model"), { dtype: "bfloat16" })];
+    const [a, b] = [wide, half].map((model) => logitsOf(model, "<image>\nWhat is this?", [ramp(60, 40)]));
+    assert.ok(cosine(a, b) > 0.998, `cosine ${cosine(a, b)}`);
+    wide.dispose();
+    half.dispose();
   });
 
 test("dispose() frees everything that load() made", async () => {
