@@ -224,6 +224,25 @@ export function leanScale(block: Inside, x: tf.Tensor, scale: tf.Tensor1D, onto?
   return y;
 }
 
+/** Sections of columns, in each of the parts of a row. x: [..., parts·(a + b + ...)] -> [..., parts·a], [..., parts·b], ... of x's dtype */
+export function leanSplit(block: Inside, x: tf.Tensor, sections: readonly number[], parts: number): tf.Tensor[] {
+  const outputs = runNative("splitColumns", [x], [parts, ...sections]);
+  const [output, ...also] = outputs;
+  block.tape?.record({
+    name: "split",
+    output,
+    also,
+    from: [x],
+    saves: [],
+    backward(dy, _, to) {
+      const gradients = [dy, ...also.map((y) => to.take(y))];
+      to.give(x, runNative("joinColumns", gradients, [CODES[block.dtype], parts, ...sections])[0]);
+      tf.dispose(gradients.slice(1).filter(Boolean));
+    },
+  });
+  return outputs;
+}
+
 /** a + b of one shape, float32. */
 export function leanAdd(block: Inside, a: tf.Tensor, b: tf.Tensor): tf.Tensor {
   const y = tf.add(toFloat32(a), toFloat32(b));

@@ -4,10 +4,12 @@ import { join } from "node:path";
 import { before, test } from "node:test";
 import { engine, tf } from "vitrine/engine";
 import { openCheckpoint } from "vitrine/files/checkpoint";
+import { evaVit, evaVitConfig, evaVitSpec } from "vitrine/models/eva-vit";
 import { embedPrompt, internVLConfig, internVLSpec, projectImages } from "vitrine/models/internvl";
 import { llama, llamaConfig, llamaLogits, llamaRotary } from "vitrine/models/llama";
 import { qFormerConfig, qFormerSpec, queryPicture } from "vitrine/models/qformer";
 import { makeCache } from "vitrine/nn/cache";
+import { linearPaths } from "vitrine/nn/lora";
 import { type Dtype, disposeParams, leaves, loadWeights } from "vitrine/nn/spec";
 import { record } from "vitrine/nn/tap";
 import { ATTENTION, channelsLast, Checks, FLOAT, openOracle } from "../parity/check";
@@ -70,6 +72,36 @@ test("queryPicture() gives the Q-Former's hidden states and attentions of transf
     queryPicture(p, c, { queries, states: short }).dataSync(),
     1e-6,
     "masked states are as if they were not there",
+  );
+  dispose();
+  close();
+});
+
+test("evaVit() gives BLIP-2's picture states of transformers; LoRA's layers are its fused ones", async () => {
+  const oracle = openOracle(ORACLE, "blip2_itm");
+  const folder = join(oracle.folder, "model");
+  const { config, close } = openCheckpoint(folder);
+  const c = evaVitConfig(config.vision_config);
+  const checks = new Checks("blip2_itm");
+  const pixels = channelsLast(oracle.array("forward.pixel_values"));
+  const { params, dispose } = loadPart(folder, evaVitSpec(c));
+  const { tap, seen } = record();
+  const states = evaVit(params, c, pixels, tap);
+  await checks.tensor("vision.final", states, oracle.array("vision.last_hidden_state"), FLOAT);
+  allHold(checks);
+  expectSame(evaVit(params, c, pixels).dataSync(), states.dataSync(), "looking changes no digit");
+  const pattern = seen.get("vision.blocks.0.attn.pattern");
+  assert.deepEqual(pattern.shape, [3, c.num_attention_heads, 10, 10]);
+  const names = linearPaths({ spec: evaVitSpec(c) }).map((m) => m.name);
+  assert.ok(names.includes("vision_model.encoder.layers.1.self_attn.qkv"));
+  for (const dtype of ["bfloat16", "int8"] as const) {
+    const half = loadPart(folder, evaVitSpec(c), dtype);
+    assert.ok(cosine(evaVit(half.params, c, pixels).dataSync(), states.dataSync()) > 0.999, dtype);
+    half.dispose();
+  }
+  await messageOf(
+    () => evaVitConfig({ hidden_size: 30, num_attention_heads: 4 }),
+    "hidden_size 30 does not divide into num_attention_heads 4",
   );
   dispose();
   close();
