@@ -57,7 +57,7 @@ async function promptOf(oracle: Oracle, checks: Checks, model: VisionLanguageMod
   return { ...prompt, images };
 }
 
-const run = (model: VisionLanguageModel, prompt: Prompt, tap: Tap = noTap): tf.Tensor3D =>
+export const run = (model: VisionLanguageModel, prompt: Prompt, tap: Tap = noTap): tf.Tensor3D =>
   tf.tidy(() =>
     model.language.logits(model.language.forward({ embeddings: model.embedPrompt(prompt, { tap }), tap: at(tap, "language") })),
   );
