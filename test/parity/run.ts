@@ -20,6 +20,7 @@ const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => P
   internvl_hf: checkInternVL,
   internvl_chat_qwen2: checkInternVLChat,
   internvl_chat_internlm2: checkInternVLChat,
+  internvl_chat_phi3: checkInternVLChat,
   llava: checkLlava,
   llava_hd: checkLlava,
   llava_next: checkLlava,
