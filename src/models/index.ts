@@ -8,7 +8,7 @@ import { DTYPES, type Dtype } from "../nn/spec";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer";
 import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
-import { loadInternVL } from "./internvl-load";
+import { loadInternVL, loadInternVLChat } from "./internvl-load";
 import { loadLlava } from "./llava-load";
 import { loadOvis2 } from "./ovis2-load";
 import { loadOvis25 } from "./ovis25-load";
@@ -47,6 +47,7 @@ const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) =>
   clip: loadClip,
   siglip: loadSiglip,
   internvl: loadInternVL,
+  internvl_chat: loadInternVLChat,
   llava: loadLlava,
   llava_llama: loadLlava,
   llava_mistral: loadLlava,

@@ -33,14 +33,12 @@ export function languageConfig(raw: unknown, where: string, tied?: boolean): Lla
   const merged: Raw = { ...CLASSES[modelType], ...given };
   if (merged.head_dim === null) merged.head_dim = undefined;
   if (attention_bias === true) throw new Error(`${where}: attention_bias true is not handled here; it changes what the model computes`);
-  const { sliding_window: window, max_position_embeddings: longest } = merged;
-  if (modelType === "mistral" && typeof window === "number" && window < Number(longest))
-    throw new Error(`${where}: sliding_window ${window} is not handled here; it changes what the model computes beyond ${window} tokens`);
   const own = given.tie_word_embeddings as boolean | undefined;
   const { tie_word_embeddings: _, ...rest } = merged;
   return llamaConfig({ ...rest, tie_word_embeddings: tied ?? own ?? false }, where, {
     qkv_bias: modelType === "qwen2",
     qk_norm: modelType === "qwen3",
+    window: modelType === "mistral" ? "always" : "asked",
     tied: false,
   });
 }

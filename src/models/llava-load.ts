@@ -100,7 +100,8 @@ function layoutOf(c: LlavaConfig, processor: TileProcessor): Pick<Family<LlavaPa
       ? packedPlaces(tiled, packing, share)
       : tiled.tiles.flatMap((tile, i) => [...(classToken ? [undefined] : []), ...patchPlaces(tile, i, side, share)]);
   return {
-    tile: (pictures) => (scheme ? tileMessage(processor, pictures) : pictures.map((picture) => processor.tile(picture))),
+    tile: (pictures, overrides) =>
+      scheme ? tileMessage(processor, pictures, overrides) : pictures.map((picture) => processor.tile(picture, overrides)),
     expand(tiled) {
       const places = placesOf(tiled);
       return { places, ids: places.map(() => c.image_token_index) };

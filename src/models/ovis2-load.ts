@@ -38,7 +38,7 @@ export async function loadOvis2({ folder, config: raw, tensors }: Checkpoint, dt
     imageMark: "<image>",
     markToken: mark,
     featureTokens: [config.image_token_id, ...config.visual_indicator_token_ids],
-    tile: (pictures) => tileMessage(processor, pictures),
+    tile: (pictures, overrides) => tileMessage(processor, pictures, overrides),
     expand: (tiled) => expand(config, tiled),
     features: (p, tiled, tap) =>
       tf.tidy(() => {

@@ -44,7 +44,7 @@ export async function loadOvis25({ folder, config: raw, tensors }: Checkpoint, d
     featureTokens: [atom, begin, end, videoBegin, videoEnd],
     encode: (text) =>
       text.split(MARK).flatMap((part, i) => [...(i ? [OVIS_IDS.image] : []), ...tokenizer.encode(part, { addSpecialTokens: false })]),
-    tile: (pictures) => tileMessage(processor, pictures),
+    tile: (pictures, overrides) => tileMessage(processor, pictures, overrides),
     expand: (tiled) => expand(config, tiled),
     features: (p, tiled, tap) =>
       tf.tidy(() => {

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { type Check, openOracle } from "./check";
 import { table } from "../support/table";
 import { checkClip } from "./clip";
-import { checkInternVL } from "./internvl";
+import { checkInternVL, checkInternVLChat } from "./internvl";
 import { checkLlava } from "./llava";
 import { checkOvis2 } from "./ovis2";
 import { checkOvis25 } from "./ovis25";
@@ -18,6 +18,9 @@ const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => P
   clip: checkClip,
   siglip: checkSiglip,
   internvl_hf: checkInternVL,
+  internvl_chat_qwen2: checkInternVLChat,
+  internvl_chat_internlm2: checkInternVLChat,
+  internvl_chat_phi3: checkInternVLChat,
   llava: checkLlava,
   llava_hd: checkLlava,
   llava_next: checkLlava,
