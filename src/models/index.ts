@@ -10,11 +10,12 @@ import { loadBlip2Retrieval } from "./blip2-load";
 import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
 import { loadBlip2Generation } from "./blip2-generation-load";
-import { loadInternVL } from "./internvl-load";
+import { loadInternVL, loadInternVLChat } from "./internvl-load";
 import { loadLlava } from "./llava-load";
 import { loadMiniGpt4 } from "./minigpt4";
 import { isMiniGpt4 } from "./minigpt4-files";
 import { loadOvis2 } from "./ovis2-load";
+import { loadOvis25 } from "./ovis25-load";
 import type { SiglipParams } from "./siglip";
 import { type SiglipWeights, siglipWeights } from "./siglip-load";
 
@@ -52,11 +53,16 @@ const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) =>
   siglip: loadSiglip,
   "blip-2": loadBlip2,
   internvl: loadInternVL,
+  internvl_chat: loadInternVLChat,
   llava: loadLlava,
+  llava_llama: loadLlava,
+  llava_mistral: loadLlava,
   llava_next: loadLlava,
   llava_onevision: loadLlava,
   ovis2: loadOvis2,
   instructblip: loadBlip2Generation,
+  ovis2_5: loadOvis25,
+  ovis: loadOvis25,
 };
 
 /**

@@ -143,7 +143,7 @@ export function opt(p: Opt, c: OptConfig, inputs: Omit<DecoderInputs, "encoded">
   });
 }
 
-/** OPT as what `generate` drives. endTokens: of `endTokensOf` */
+/** OPT as what `generate` drives. endTokens: of `end-tokens.ts` */
 export function optLanguage(p: Opt, c: OptConfig, endTokens: number[]): LanguageModel {
   const headWeight = p.head?.weight ?? p.token;
   return {

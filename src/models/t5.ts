@@ -125,7 +125,7 @@ export function t5Decode(p: T5, c: T5Config, inputs: DecoderInputs): tf.Tensor3D
   });
 }
 
-/** T5 as what `generate` drives: positions have no end, and `positions` of the inputs play no part. endTokens: of `endTokensOf` */
+/** T5 as what `generate` drives: positions have no end, and `positions` of the inputs play no part. endTokens: of `end-tokens.ts` */
 export function t5Language(p: T5, c: T5Config, endTokens: number[]): LanguageModel {
   const headWeight = p.head?.weight ?? p.token;
   return {
