@@ -9,9 +9,10 @@ import { loadTokenizer, type Tokenizer } from "../text/tokenizer";
 import { loadBlip2Retrieval } from "./blip2-load";
 import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
-import { loadInternVL } from "./internvl-load";
+import { loadInternVL, loadInternVLChat } from "./internvl-load";
 import { loadLlava } from "./llava-load";
 import { loadOvis2 } from "./ovis2-load";
+import { loadOvis25 } from "./ovis25-load";
 import type { SiglipParams } from "./siglip";
 import { type SiglipWeights, siglipWeights } from "./siglip-load";
 
@@ -49,10 +50,15 @@ const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) =>
   siglip: loadSiglip,
   "blip-2": loadBlip2,
   internvl: loadInternVL,
+  internvl_chat: loadInternVLChat,
   llava: loadLlava,
+  llava_llama: loadLlava,
+  llava_mistral: loadLlava,
   llava_next: loadLlava,
   llava_onevision: loadLlava,
   ovis2: loadOvis2,
+  ovis2_5: loadOvis25,
+  ovis: loadOvis25,
 };
 
 /**

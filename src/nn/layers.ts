@@ -101,7 +101,7 @@ export function layerNorm<T extends tf.Tensor>(p: Norm, x: T, eps = 1e-5, wide =
   return (block ? leanNorm(block, "layerNorm", x, { ...p, eps }, wide) : layerNormOp(x, p.weight, p.bias, eps)) as T;
 }
 
-/** RMS norm over the last axis. x: [..., D] -> [..., D] */
+/** RMS norm over the last axis, or over each part of it that is as long as the weight. x: [..., D] -> [..., D] */
 export function rmsNorm<T extends tf.Tensor>(p: RmsNorm, x: T, eps = 1e-6): T {
   const block = insideBlock();
   return (block ? leanNorm(block, "rmsNorm", x, { ...p, eps }) : rmsNormOp(x, p.weight, eps)) as T;
@@ -146,6 +146,8 @@ export type AttentionOptions = Heads & {
   onto?: tf.Tensor3D;
   /** What keys and values are made of, in cross-attention: [B, Nk, in]. */
   states?: tf.Tensor3D;
+  /** Normalises queries and keys before they are turned. */
+  norms?: { q(x: tf.Tensor3D): tf.Tensor3D; k(x: tf.Tensor3D): tf.Tensor3D };
   /** Turns queries and keys by their positions: `rotate`. */
   rotary?: (x: tf.Tensor3D, heads: number) => tf.Tensor3D;
   /** Keys and values of the tokens before these: takes the new ones and gives all. */
@@ -196,9 +198,10 @@ function checkHeads(name: string, width: number, heads: number): void {
 function attendHeads(
   out: Linear,
   x: Keyed,
-  { heads, groups = heads, scale, tap = noTap, mask = {}, onto, rotary, cache }: AttentionOptions,
+  { heads, groups = heads, scale, tap = noTap, mask = {}, onto, norms, rotary, cache }: AttentionOptions,
 ) {
-  const [q, k] = rotary ? [rotary(x.q, heads), rotary(x.k, groups)] : [x.q, x.k];
+  const [plainQ, plainK] = norms ? [norms.q(x.q), norms.k(x.k)] : [x.q, x.k];
+  const [q, k] = rotary ? [rotary(plainQ, heads), rotary(plainK, groups)] : [plainQ, plainK];
   const all = { q, ...(cache ? cache(k, x.v) : { k, v: x.v }) };
   const edited = watched(tap) ? attendWatched(all, { heads, groups, scale }, tap, mask) : undefined;
   const z = edited ?? attend(all, { heads, groups, scale }, mask); //                                [B, N, D]

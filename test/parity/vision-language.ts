@@ -51,10 +51,13 @@ async function promptOf(oracle: Oracle, checks: Checks, model: VisionLanguageMod
     1,
     prompt.images.every((i) => i.places.length === i.end - i.start) ? [] : ["places differ"],
   );
-  return withPixels(prompt, named("pixel_values"));
+  if (inputs.some((name) => name.endsWith("pixel_values"))) return withPixels(prompt, named("pixel_values"));
+  // Pictures in their own size: an array for each.
+  const images = prompt.images.map((span, i) => withPixels({ ...prompt, images: [span] }, named(`pixel_values.${i}`)).images[0]);
+  return { ...prompt, images };
 }
 
-const run = (model: VisionLanguageModel, prompt: Prompt, tap: Tap = noTap): tf.Tensor3D =>
+export const run = (model: VisionLanguageModel, prompt: Prompt, tap: Tap = noTap): tf.Tensor3D =>
   tf.tidy(() =>
     model.language.logits(model.language.forward({ embeddings: model.embedPrompt(prompt, { tap }), tap: at(tap, "language") })),
   );
@@ -200,7 +203,13 @@ async function checkTwo(oracle: Oracle, checks: Checks, model: VisionLanguageMod
 }
 
 /** Greedy decoding with a cache, as many tokens as the oracle has. */
-async function checkGreedy(oracle: Oracle, checks: Checks, model: VisionLanguageModel, wanted: Cases, prompt: Prompt): Promise<void> {
+export async function checkGreedy(
+  oracle: Oracle,
+  checks: Checks,
+  model: VisionLanguageModel,
+  wanted: Cases,
+  prompt: Prompt,
+): Promise<void> {
   const { language } = model;
   const cache = language.makeCache(prompt.ids.length + NEW_TOKENS);
   const [ids, steps]: [number[], tf.Tensor[]] = [[], []];
