@@ -5,7 +5,7 @@ import { before, test } from "node:test";
 import { engine, tf } from "vitrine/engine";
 import { openCheckpoint } from "vitrine/files/checkpoint";
 import type { LanguageModel } from "vitrine/models/loaded";
-import { optConfig, optLanguage, optSpec } from "vitrine/models/opt";
+import { type Opt, optConfig, optLanguage, optSpec } from "vitrine/models/opt";
 import { type T5, t5Encode, t5Language, t5Spec } from "vitrine/models/t5";
 import { bucketOf, positionBias } from "vitrine/models/t5-buckets";
 import { t5Config } from "vitrine/models/t5-config";
@@ -111,9 +111,9 @@ test("positionBias() of the last queries is the end of the whole", () => {
 });
 
 /** The same tokens at once and in pieces, after an encoder's states where there is an encoder. */
-async function cachedIsUncached(language: LanguageModel, close: number): Promise<void> {
+async function cachedIsUncached(language: LanguageModel, close: number, vocabulary = 200): Promise<void> {
   const ids = tf.tensor2d(
-    Int32Array.from({ length: 24 }, (_, i) => 3 + ((i * 37) % 200)),
+    Int32Array.from({ length: 24 }, (_, i) => (i * 37) % vocabulary),
     [2, 12],
     "int32",
   );
@@ -219,6 +219,22 @@ function randomT5() {
   const params = mapLeaves(t5Spec(c), ({ shape }) => tf.randomNormal(shape, 0, 0.3, "float32", ++seed)) as T5;
   return { c, params };
 }
+
+test("OPT and T5 whose heads are wide enough for the kernels say the same with a cache", async () => {
+  const { c, params } = randomT5();
+  await cachedIsUncached(t5Language(params, { ...c, vocab_size: 50 }, []), 2e-4, 50);
+  const o = optConfig({
+    vocab_size: 50,
+    hidden_size: 32,
+    num_attention_heads: 2,
+    ffn_dim: 48,
+    num_hidden_layers: 2,
+    max_position_embeddings: 20,
+  });
+  let seed = 50;
+  const weights = mapLeaves(optSpec(o), ({ shape }) => tf.randomNormal(shape, 0, 0.3, "float32", ++seed)) as Opt;
+  await cachedIsUncached(optLanguage(weights, o, []), 2e-4, 50);
+});
 
 for (const which of ["the bias alone", "every weight", "an adapter too"] as const)
   test(`T5's learned bias has the gradient of finite differences where ${which} is trained`, () => {

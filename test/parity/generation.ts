@@ -20,7 +20,8 @@ export async function greedy(
       return language.logits(hidden.slice([0, hidden.shape[1] - 1, 0], [1, 1, hidden.shape[2]])).reshape([language.vocabSize]);
     });
     rows.push(row);
-    ids.push((await row.argMax().data())[0]);
+    const scores = await row.data();
+    ids.push(scores.indexOf(Math.max(...scores)));
   }
   cache.dispose();
   states?.dispose();
