@@ -6,6 +6,7 @@ import { nearest } from "../files/nearest";
 import { type ImageProcessor, loadImageProcessor } from "../image/processor";
 import { DTYPES, type Dtype } from "../nn/spec";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer";
+import { loadBlip2Retrieval } from "./blip2-load";
 import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
 import { loadInternVL, loadInternVLChat } from "./internvl-load";
@@ -15,6 +16,7 @@ import { loadOvis25 } from "./ovis25-load";
 import type { SiglipParams } from "./siglip";
 import { type SiglipWeights, siglipWeights } from "./siglip-load";
 
+export type { Blip2 } from "./blip2-load";
 export type { Loaded, Prompt, VisionLanguageModel } from "./loaded";
 
 /** CLIP with the tokenizer and image processor of its checkpoint. */
@@ -46,6 +48,7 @@ export type LoadOptions = ResolveOptions & {
 const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown> } = {
   clip: loadClip,
   siglip: loadSiglip,
+  "blip-2": loadBlip2,
   internvl: loadInternVL,
   internvl_chat: loadInternVLChat,
   llava: loadLlava,
@@ -89,6 +92,20 @@ function unknownFamily(folder: string, modelType: string): Error {
   const near = nearest(modelType, known);
   return new Error(
     `${folder}/config.json: model_type "${modelType}" is not known${near ? ` (nearest: ${near})` : ""}; known: ${known.join(", ")}`,
+  );
+}
+
+/** What `architectures` of a BLIP-2's config.json may say. */
+const BLIP2: { [architecture: string]: (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown> } = {
+  Blip2ForImageTextRetrieval: loadBlip2Retrieval,
+};
+
+async function loadBlip2(checkpoint: Checkpoint, dtype: Dtype): Promise<unknown> {
+  const named = (checkpoint.config.architectures ?? []) as string[];
+  const known = named.find((name) => Object.hasOwn(BLIP2, name));
+  if (known) return BLIP2[known](checkpoint, dtype);
+  throw new Error(
+    `${checkpoint.folder}/config.json: architectures is ${JSON.stringify(named)}, of which none is known; known for blip-2: ${Object.keys(BLIP2).join(", ")}`,
   );
 }
 

@@ -6,6 +6,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { type Check, openOracle } from "./check";
 import { table } from "../support/table";
+import { checkBlip2Retrieval } from "./blip2";
 import { checkClip } from "./clip";
 import { checkInternVL, checkInternVLChat } from "./internvl";
 import { checkLlava } from "./llava";
@@ -17,6 +18,7 @@ import { checkSiglip } from "./siglip";
 const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => Promise<Check[]> } = {
   clip: checkClip,
   siglip: checkSiglip,
+  blip2_itm: checkBlip2Retrieval,
   internvl_hf: checkInternVL,
   internvl_chat_qwen2: checkInternVLChat,
   internvl_chat_internlm2: checkInternVLChat,
