@@ -96,6 +96,30 @@ test("several pictures stand in their order, each with its own tiles, and none i
   model.dispose();
 });
 
+for (const family of ["internvl_chat_internlm2", "internvl_chat_phi3"])
+  for (const dtype of ["float32", "bfloat16", "int8"] as const)
+    test(`${family} in ${dtype} says the same with a cache`, async () => {
+      const model = await load<VisionLanguageModel>(join(ORACLE, family, "model"), { dtype });
+      const prompt = model.prompt("<image>\nWhat is there to see in this picture, and what is there not?", [picture(56, 28)]);
+      const N = prompt.ids.length;
+      await keepsTensorCount(() =>
+        tf.tidy(() => {
+          const embeddings = model.embedPrompt(prompt);
+          const whole = model.language.forward({ embeddings });
+          const cache = model.language.makeCache(N);
+          let at = 0;
+          for (const count of [N - 4, 1, 1, 2]) {
+            const y = model.language.forward({ embeddings: embeddings.slice([0, at, 0], [1, count, -1]), cache });
+            const close = { float32: 2e-5, bfloat16: 4e-2, int8: 8e-2 }[dtype]; // in 8 bits few rows are multiplied in float32, many in bfloat16
+            expectClose(y.dataSync(), whole.slice([0, at, 0], [1, count, -1]).dataSync(), close, `from ${at} on`);
+            at += count;
+          }
+          cache.dispose();
+        }),
+      );
+      model.dispose();
+    });
+
 /** A small decoder with random weights. */
 function decoder(keys: object, window?: "asked" | "always") {
   const raw = {
