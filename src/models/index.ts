@@ -60,9 +60,9 @@ const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) =>
   llava_next: loadLlava,
   llava_onevision: loadLlava,
   ovis2: loadOvis2,
-  instructblip: loadBlip2Generation,
   ovis2_5: loadOvis25,
   ovis: loadOvis25,
+  instructblip: loadBlip2Generation,
 };
 
 /**

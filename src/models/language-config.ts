@@ -43,6 +43,8 @@ export function languageConfig(raw: unknown, where: string, tied?: boolean): Lla
   });
 }
 
-/** Ids that end an answer: of generation_config.json, or else of the language model's config, or of its class. */
-export const languageEnd = (folder: string, text: unknown): number[] =>
-  endTokens(folder, text, CLASSES[String((text as Raw | undefined)?.model_type ?? "llama")]);
+/** Ids that end an answer: of generation_config.json, or else of the language model's config. */
+export function endTokensOf(folder: string, text: unknown): number[] {
+  const own = (text ?? {}) as Raw;
+  return endTokens(folder, own, CLASSES[String(own.model_type ?? "llama")]);
+}

@@ -2,7 +2,7 @@
 import type { TensorSource } from "../files/safetensors";
 import { checkKnown } from "./config";
 import { endTokens } from "./end-tokens";
-import { languageConfig, languageEnd } from "./language-config";
+import { endTokensOf, languageConfig } from "./language-config";
 import { type Llama, llamaRotary, llamaSpec } from "./llama";
 import { llamaLanguage } from "./llama-language";
 import type { LanguageModel } from "./loaded";
@@ -67,7 +67,7 @@ export function languagePart(
     hiddenSize: c.hidden_size,
     spec: llamaSpec(c, prefix),
     ignored: IGNORED,
-    model: (p) => llamaLanguage(p as Llama, c, rotary, languageEnd(folder, raw)),
+    model: (p) => llamaLanguage(p as Llama, c, rotary, endTokensOf(folder, raw)),
     dispose: () => rotary.inverseFrequencies.dispose(),
   };
 }

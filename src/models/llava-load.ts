@@ -7,7 +7,7 @@ import { type Dtype, disposeParams, loadWeights } from "../nn/spec";
 import type { Tap } from "../nn/tap";
 import { loadTokenizer } from "../text/tokenizer";
 import { packedPlaces, packTiles, type Packing, patchPlaces } from "./anyres-features";
-import { languageEnd } from "./language-config";
+import { endTokensOf } from "./language-config";
 import { llamaRotary } from "./llama";
 import { llamaLanguage } from "./llama-language";
 import { isLlava, type LlavaConfig, type LlavaParams, llavaConfig, llavaSpec, projectTiles, tokensPerTile } from "./llava";
@@ -61,7 +61,7 @@ async function build({ folder, modelType, dtype, config, spec, tensors, text, ow
   const ignore = config.text_config.tie_word_embeddings ? new RegExp(`${towerIgnored.source}|lm_head\\.weight$`) : towerIgnored;
   const params = loadWeights(spec, tensors, { dtype, ignore, where: folder });
   const rotary = llamaRotary(config.text_config);
-  const endTokens = languageEnd(folder, text);
+  const endTokens = endTokensOf(folder, text);
   const family: Family<LlavaParams> = {
     modelType,
     folder,

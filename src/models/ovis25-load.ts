@@ -5,7 +5,7 @@ import { loadTileProcessor, type Tiled, tileMessage } from "../image/tiles";
 import { type Dtype, disposeParams, loadWeights } from "../nn/spec";
 import { loadTokenizer } from "../text/tokenizer";
 import { patchPlaces } from "./anyres-features";
-import { languageEnd } from "./language-config";
+import { endTokensOf } from "./language-config";
 import { llamaRotary } from "./llama";
 import { llamaLanguage } from "./llama-language";
 import type { VisionLanguageModel } from "./loaded";
@@ -31,7 +31,7 @@ export async function loadOvis25({ folder, config: raw, tensors }: Checkpoint, d
   const ignore = config.llm_config.tie_word_embeddings ? /^llm\.lm_head\.weight$/ : undefined;
   const params = loadWeights(spec, tensors, { dtype, ignore, where: folder });
   const [rotary, turns] = [llamaRotary(config.llm_config), gridRotary(config.vit_config)];
-  const endTokens = languageEnd(folder, raw.llm_config);
+  const endTokens = endTokensOf(folder, raw.llm_config);
   const { atom, begin, end, videoBegin, videoEnd } = OVIS_IDS;
   const family: Family<Ovis25Params> = {
     modelType: String(raw.model_type),

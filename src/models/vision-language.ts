@@ -30,7 +30,7 @@ export type Family<P> = Omit<Loaded<P>, "params"> & {
 
 /** A family around its weights, as the rest of the workbench drives it. */
 export function visionLanguageModel<P>(family: Family<P>, params: P): VisionLanguageModel<P> {
-  const { markToken: _m, encode: _n, featureTokens: _t, tile: _c, expand: _e, features: _f, language: makeLanguage, ...loaded } = family;
+  const { markToken: _m, featureTokens: _t, encode: _n, tile: _c, expand: _e, features: _f, language: makeLanguage, ...loaded } = family;
   const language = makeLanguage(params);
   return {
     ...loaded,

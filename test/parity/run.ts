@@ -30,12 +30,12 @@ const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => P
   llava_next: checkLlava,
   llava_onevision: checkLlava,
   ovis2: checkOvis2,
+  ovis2_5: checkOvis25,
   blip2_opt: checkBlip2Generation,
   blip2_t5: checkBlip2Generation,
   instructblip: checkBlip2Generation,
   instructblip_t5: checkBlip2Generation,
   minigpt4: checkMiniGpt4,
-  ovis2_5: checkOvis25,
 };
 
 /** Runs all checks in a folder. `unknown` names the families there that nothing here checks. */
