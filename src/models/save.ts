@@ -18,6 +18,7 @@ const COMPANIONS = [
   "tokenizer_config.json",
   "special_tokens_map.json",
   "vocab.json",
+  "vocab.txt",
   "merges.txt",
   "generation_config.json",
 ];

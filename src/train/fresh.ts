@@ -17,25 +17,29 @@ export async function freshClip(folder: string, raw: { [key: string]: unknown },
 
 /**
  * Writes model.safetensors with random weights: matrices normal with variance 1 / (2 · inputs), tables with deviation 0.02, norms and layer scales 1,
- * biases 0, scalars as given.
+ * biases 0, scalars and known weights as given.
  */
 export async function freshWeights(
   folder: string,
   spec: unknown,
-  { seed = 0, scalars = {} }: { seed?: number; scalars?: { [name: string]: number } } = {},
+  { seed = 0, scalars = {}, given = {} }: FreshOptions = {},
 ): Promise<void> {
   const next = random(seed);
   const tensors = leaves(spec).map(({ spec }) => ({
     name: spec.name,
     dtype: "F32" as const,
     shape: spec.shape,
-    data: fromFloat32(
-      firstValues(spec, scalars, () => normal(next)),
-      "F32",
-    ),
+    data: fromFloat32(given[spec.name] ?? firstValues(spec, scalars, () => normal(next)), "F32"),
   }));
   await saveSafetensors(join(folder, "model.safetensors"), tensors, { format: "pt" });
 }
+
+export type FreshOptions = {
+  seed?: number;
+  scalars?: { [name: string]: number };
+  /** Weights that are known, by their names in the file: those of a tower that stays as it is. */
+  given?: { [name: string]: Float32Array };
+};
 
 /** Tables, whose rows are looked up or added. */
 const TABLE = /embedding\.weight$|class_embedding$|embed_tokens\.weight$|cls_token$|position_embeddings$/;
