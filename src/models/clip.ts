@@ -3,27 +3,13 @@
  * Language Supervision"). Numbers as transformers/models/clip/modeling_clip.py; names of weights and config keys as in its checkpoints.
  */
 import { tf } from "../engine/tf";
-import { asBlock } from "../nn/block";
 import { crossEntropy } from "../nn/cross-entropy";
-import {
-  activationName,
-  activations,
-  add,
-  attention,
-  embedding,
-  layerNorm,
-  linear,
-  linearSpec,
-  mlp,
-  type Mask,
-  normSpec,
-  patchEmbed,
-  patchSpec,
-  projectionSpec,
-} from "../nn/layers";
-import { matrix, type Params, repeat, w } from "../nn/spec";
+import { activations, embedding, layerNorm, linear, normSpec, patchEmbed, patchSpec, projectionSpec } from "../nn/layers";
+import { resizePositions } from "../nn/position-table";
+import { matrix, type Params, w } from "../nn/spec";
 import { at, noTap, type Tap } from "../nn/tap";
 import { checkHeads, checkKnown, readConfig } from "./config";
+import { encoder, encoderSpec, encoderStates } from "./encoder";
 
 const TEXT_DEFAULTS = {
   vocab_size: 49408,
@@ -53,53 +39,55 @@ export type TextConfig = typeof TEXT_DEFAULTS;
 export type VisionConfig = typeof VISION_DEFAULTS;
 export type ClipConfig = typeof CLIP_DEFAULTS & { text_config: TextConfig; vision_config: VisionConfig };
 
+/** The `vision_config` of a CLIP tower -> config with every value present. @throws listing unhandled keys and impossible sizes. */
+export function clipVisionConfig(raw: unknown, where = "config.json: vision_config"): VisionConfig {
+  return checkTower(where, readConfig(raw, VISION_DEFAULTS, where, ["projection_dim", "vocab_size"]) as VisionConfig);
+}
+
+function checkTower<C extends TextConfig | VisionConfig>(where: string, config: C): C {
+  checkHeads(where, config);
+  checkKnown(`${where}: hidden_act`, config.hidden_act, Object.keys(activations));
+  return config;
+}
+
 /** `config.json` of a CLIP checkpoint -> config with every value present. @throws listing unhandled keys and impossible sizes. */
 export function clipConfig(raw: { [key: string]: unknown }): ClipConfig {
   const { text_config, vision_config, text_config_dict, vision_config_dict, ...rest } = raw;
   // The towers' projection_dim is unused in CLIPModel; the *_dict twins of old files win where they are given, as in transformers.
-  const tower = <D extends typeof TEXT_DEFAULTS | typeof VISION_DEFAULTS>(name: string, part: unknown, twin: unknown, defaults: D) =>
-    readConfig(twin ? { ...(part as object), ...(twin as object) } : part, defaults, `config.json: ${name}`, ["projection_dim"]) as D;
-  const config = {
+  const merged = (part: unknown, twin: unknown) => (twin ? { ...(part as object), ...(twin as object) } : part);
+  const where = "config.json: text_config";
+  return {
     ...readConfig(rest, CLIP_DEFAULTS, "config.json"),
-    text_config: tower("text_config", text_config, text_config_dict, TEXT_DEFAULTS),
-    vision_config: tower("vision_config", vision_config, vision_config_dict, VISION_DEFAULTS),
+    text_config: checkTower(
+      where,
+      readConfig(merged(text_config, text_config_dict), TEXT_DEFAULTS, where, ["projection_dim"]) as TextConfig,
+    ),
+    vision_config: clipVisionConfig(merged(vision_config, vision_config_dict)),
   };
-  for (const tower of ["text_config", "vision_config"] as const) {
-    checkHeads(`config.json: ${tower}`, config[tower]);
-    checkKnown(`config.json: ${tower}: hidden_act`, config[tower].hidden_act, Object.keys(activations));
-  }
-  return config;
 }
 
-const blockSpec = (name: string, D: number, F: number) => ({
-  ln1: normSpec(`${name}.layer_norm1`, D),
-  attn: {
-    q: linearSpec(`${name}.self_attn.q_proj`, D, D),
-    k: linearSpec(`${name}.self_attn.k_proj`, D, D),
-    v: linearSpec(`${name}.self_attn.v_proj`, D, D),
-    out: linearSpec(`${name}.self_attn.out_proj`, D, D),
-  },
-  ln2: normSpec(`${name}.layer_norm2`, D),
-  mlp: { fc1: linearSpec(`${name}.mlp.fc1`, D, F), fc2: linearSpec(`${name}.mlp.fc2`, F, D) },
+/** The picture tower without CLIP's projection. prefix: "vision_model.", or where a vision-language model keeps it. */
+export const clipVisionSpec = (v: VisionConfig, prefix: string) => ({
+  cls: w(`${prefix}embeddings.class_embedding`, [v.hidden_size]),
+  patch: patchSpec(`${prefix}embeddings.patch_embedding`, v.num_channels, v.patch_size, v.hidden_size),
+  position: w(`${prefix}embeddings.position_embedding.weight`, [Math.floor(v.image_size / v.patch_size) ** 2 + 1, v.hidden_size]),
+  lnPre: normSpec(`${prefix}pre_layrnorm`, v.hidden_size), // sic: the name in the checkpoint
+  blocks: encoderSpec(v, prefix),
+  lnPost: normSpec(`${prefix}post_layernorm`, v.hidden_size),
 });
-type Block = Params<ReturnType<typeof blockSpec>>;
+export type ClipVision = Params<ReturnType<typeof clipVisionSpec>>;
 
 /** Every weight of the checkpoint by its name in the file. */
 export const clipSpec = ({ text_config: t, vision_config: v, projection_dim }: ClipConfig) => ({
   text: {
     token: matrix("text_model.embeddings.token_embedding.weight", [t.vocab_size, t.hidden_size]),
     position: w("text_model.embeddings.position_embedding.weight", [t.max_position_embeddings, t.hidden_size]),
-    blocks: repeat(t.num_hidden_layers, (i) => blockSpec(`text_model.encoder.layers.${i}`, t.hidden_size, t.intermediate_size)),
+    blocks: encoderSpec(t, "text_model."),
     lnFinal: normSpec("text_model.final_layer_norm", t.hidden_size),
     project: projectionSpec("text_projection", t.hidden_size, projection_dim),
   },
   vision: {
-    cls: w("vision_model.embeddings.class_embedding", [v.hidden_size]),
-    patch: patchSpec("vision_model.embeddings.patch_embedding", v.num_channels, v.patch_size, v.hidden_size),
-    position: w("vision_model.embeddings.position_embedding.weight", [Math.floor(v.image_size / v.patch_size) ** 2 + 1, v.hidden_size]),
-    lnPre: normSpec("vision_model.pre_layrnorm", v.hidden_size), // sic: the name in the checkpoint
-    blocks: repeat(v.num_hidden_layers, (i) => blockSpec(`vision_model.encoder.layers.${i}`, v.hidden_size, v.intermediate_size)),
-    lnPost: normSpec("vision_model.post_layernorm", v.hidden_size),
+    ...clipVisionSpec(v, "vision_model."),
     project: projectionSpec("visual_projection", v.hidden_size, projection_dim),
   },
   logitScale: w("logit_scale", []),
@@ -109,30 +97,14 @@ export type ClipParams = Params<ReturnType<typeof clipSpec>>;
 /** Buffers that old files carry and the model computes itself. */
 export const clipIgnored = /\.position_ids$/;
 
-type Tower = { hidden_act: string; num_attention_heads: number; layer_norm_eps: number };
-
-/** Pre-norm block (Dosovitskiy et al. 2021, eq. 2-3). x: [B, N, D] -> [B, N, D] */
-function block(p: Block, c: Tower, x: tf.Tensor3D, tap: Tap, mask: Mask): tf.Tensor3D {
-  const { num_attention_heads: heads, layer_norm_eps: eps } = c;
-  const act = activationName(c.hidden_act);
-  x = tap("resid_pre", x);
-  x = tap(
-    "resid_mid",
-    add(x, "attn_out", tap, (onto) => attention(p.attn, layerNorm(p.ln1, x, eps), { heads, tap: at(tap, "attn"), mask, onto })),
-  );
-  return tap(
-    "resid_post",
-    add(x, "mlp_out", tap, (onto) => mlp(p.mlp, layerNorm(p.ln2, x, eps), act, at(tap, "mlp"), onto)),
-  );
-}
-
-/** The blocks of a tower, each one gradient. x: [B, N, D], padding: int32 [B, N], 1 where a token is real -> [B, N, D] */
-function tower(blocks: Block[], c: Tower, x: tf.Tensor3D, tap: Tap, { causal, padding }: Mask = {}): tf.Tensor3D {
-  blocks.forEach((p, i) => {
-    const t = at(tap, `blocks.${i}`);
-    x = asBlock(p, { x, padding }, ({ x, padding }) => block(p, c, x, t, { causal, padding }), { tap: t });
-  });
-  return x;
+/** What the first block of the picture tower reads: class token, patches, positions. pixels: [B, H, W, 3] -> [B, N, D] */
+function embedPatches(p: ClipVision, c: VisionConfig, pixels: tf.Tensor4D, tap: Tap): tf.Tensor3D {
+  const [B, H, W] = pixels.shape;
+  const D = c.hidden_size;
+  const patches = tap("patch_embed", patchEmbed(p.patch, pixels, c.patch_size)); //                  [B, N-1, D]
+  const cls = p.cls.reshape([1, 1, D]).tile([B, 1, 1]); //                                           [B, 1, D]
+  const x = tf.concat([cls, patches], 1).add(positionTable(p.position, c, H, W)) as tf.Tensor3D; //  [B, N, D]
+  return layerNorm(p.lnPre, tap("embed", x), c.layer_norm_eps);
 }
 
 /**
@@ -142,17 +114,27 @@ function tower(blocks: Block[], c: Tower, x: tf.Tensor3D, tap: Tap, { causal, pa
  * resid_post}`, `vision.pooled`, `vision.out`.
  */
 export function encodeImage(p: ClipParams["vision"], c: VisionConfig, pixels: tf.Tensor4D, tap: Tap = noTap): tf.Tensor2D {
-  const [B, H, W] = pixels.shape;
-  const D = c.hidden_size;
+  const [B, D] = [pixels.shape[0], c.hidden_size];
   const t = at(tap, "vision");
-  const patches = t("patch_embed", patchEmbed(p.patch, pixels, c.patch_size)); //                    [B, N-1, D]
-  const cls = p.cls.reshape([1, 1, D]).tile([B, 1, 1]); //                                           [B, 1, D]
-  let x = tf.concat([cls, patches], 1).add(positionTable(p.position, c, H, W)) as tf.Tensor3D; //    [B, N, D]
-  x = layerNorm(p.lnPre, t("embed", x), c.layer_norm_eps);
-  x = tower(p.blocks, c, x, t);
+  const x = encoder(p.blocks, c, embedPatches(p, c, pixels, t), t); //                               [B, N, D]
   const first = x.slice([0, 0, 0], [B, 1, D]).reshape([B, D]) as tf.Tensor2D; //                     [B, D]
   const pooled = t("pooled", layerNorm(p.lnPost, first, c.layer_norm_eps));
   return t("out", linear(p.project, pooled) as tf.Tensor2D); //                                      [B, projection_dim]
+}
+
+/**
+ * The tower's residual stream at some depths, class token first, as a vision-language model reads it: see `encoderStates`. -> each [B, N, D]
+ * Taps as `encodeImage`'s, without `pooled` and `out`.
+ */
+export function clipStates(
+  p: ClipVision,
+  c: VisionConfig,
+  pixels: tf.Tensor4D,
+  depths: readonly number[],
+  tap: Tap = noTap,
+): tf.Tensor3D[] {
+  const t = at(tap, "vision");
+  return encoderStates(p.blocks, c, embedPatches(p, c, pixels, t), depths, t);
 }
 
 /**
@@ -167,7 +149,7 @@ export function encodeText(p: ClipParams["text"], c: TextConfig, ids: tf.Tensor2
   const t = at(tap, "text");
   const position = p.position.slice([0, 0], [N, c.hidden_size]);
   let x = t("embed", embedding(p.token, ids).add(position) as tf.Tensor3D); //                       [B, N, D]
-  x = tower(p.blocks, c, x, t, { causal: true, padding: mask });
+  x = encoder(p.blocks, c, x, t, { causal: true, padding: mask });
   const final = t("final", layerNorm(p.lnFinal, x, c.layer_norm_eps)); //                            [B, N, D]
   const end = c.eos_token_id === 2 ? ids.argMax(-1) : ids.equal(c.eos_token_id).cast("int32").argMax(-1);
   const pick = tf
@@ -202,31 +184,6 @@ function positionTable(position: tf.Tensor2D, c: VisionConfig, H: number, W: num
   if (rows < 1 || columns < 1)
     throw new RangeError(`encodeImage: a picture of ${H}x${W} pixels holds no patch of ${c.patch_size}x${c.patch_size}`);
   const D = c.hidden_size;
-  const grid = position.slice([1, 0], [side * side, D]).reshape([side, side * D]);
-  const tall = tf
-    .matMul(cubic(side, rows), grid as tf.Tensor2D)
-    .reshape([rows, side, D])
-    .transpose([1, 0, 2])
-    .reshape([side, rows * D]);
-  const resized = tf
-    .matMul(cubic(side, columns), tall as tf.Tensor2D)
-    .reshape([columns, rows, D])
-    .transpose([1, 0, 2])
-    .reshape([rows * columns, D]);
-  return tf.concat([position.slice([0, 0], [1, D]), resized]) as tf.Tensor2D;
-}
-
-/** The matrix that resizes a line of `from` samples to `to` as torch's bicubic does (a = -0.75, align_corners=False, edges repeated). [to, from] */
-function cubic(from: number, to: number): tf.Tensor2D {
-  const a = -0.75;
-  const kernel = (d: number) => (d <= 1 ? (a + 2) * d ** 3 - (a + 3) * d ** 2 + 1 : d < 2 ? a * (d ** 3 - 5 * d ** 2 + 8 * d - 4) : 0);
-  const weights = tf.buffer([to, from]);
-  for (let i = 0; i < to; i++) {
-    const centre = ((i + 0.5) * from) / to - 0.5;
-    for (let j = Math.floor(centre) - 1; j <= Math.floor(centre) + 2; j++) {
-      const edge = Math.min(from - 1, Math.max(0, j));
-      weights.set(weights.get(i, edge) + kernel(Math.abs(centre - j)), i, edge);
-    }
-  }
-  return weights.toTensor() as tf.Tensor2D;
+  const grid = position.slice([1, 0], [side * side, D]);
+  return tf.concat([position.slice([0, 0], [1, D]), resizePositions(grid, side, { rows, columns })]) as tf.Tensor2D;
 }

@@ -8,8 +8,13 @@ import { DTYPES, type Dtype } from "../nn/spec";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer";
 import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
+import { loadInternVL } from "./internvl-load";
+import { loadLlava } from "./llava-load";
+import { loadOvis2 } from "./ovis2-load";
+import type { SiglipParams } from "./siglip";
+import { type SiglipWeights, siglipWeights } from "./siglip-load";
 
-export type { Loaded } from "./loaded";
+export type { Loaded, Prompt, VisionLanguageModel } from "./loaded";
 
 /** CLIP with the tokenizer and image processor of its checkpoint. */
 export type Clip = Omit<ClipWeights, "with"> & {
@@ -17,6 +22,14 @@ export type Clip = Omit<ClipWeights, "with"> & {
   imageProcessor: ImageProcessor;
   /** The same model around another parameter tree (with adapters attached or merged). Shares everything else. */
   with(params: ClipParams): Clip;
+};
+
+/** SigLIP with the tokenizer and image processor of its checkpoint. */
+export type Siglip = Omit<SiglipWeights, "with"> & {
+  tokenizer: Tokenizer;
+  imageProcessor: ImageProcessor;
+  /** The same model around another parameter tree (with adapters attached or merged). Shares everything else. */
+  with(params: SiglipParams): Siglip;
 };
 
 export type LoadOptions = ResolveOptions & {
@@ -29,15 +42,24 @@ export type LoadOptions = ResolveOptions & {
 };
 
 /** model_type -> how to build it. A new family is one file in this folder and one row here. */
-const families = { clip: loadClip };
+const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown> } = {
+  clip: loadClip,
+  siglip: loadSiglip,
+  internvl: loadInternVL,
+  llava: loadLlava,
+  llava_next: loadLlava,
+  llava_onevision: loadLlava,
+  ovis2: loadOvis2,
+};
 
 /**
  * Loads a checkpoint in the Hugging Face layout: config.json, safetensors (or pytorch_model.bin) in one file or shards, tokenizer, preprocessor.
  *
  * @param name a folder, a shipped model ("emoji-clip"), or a hub id ("openai/clip-vit-base-patch32", downloaded once into HF_HOME)
+ * @typeParam M what the folder holds, where it is no CLIP: `load<Siglip>(folder)`
  * @throws when a file is missing or broken, the family is not known, or weights and config do not fit: every misfit at once
  */
-export async function load(name: string, options: LoadOptions = {}): Promise<Clip> {
+export async function load<M = Clip>(name: string, options: LoadOptions = {}): Promise<M> {
   const { dtype = "float32" } = options;
   if (!DTYPES.includes(dtype)) throw new Error(`load: dtype "${dtype}" is not known; expected ${DTYPES.map((d) => `"${d}"`).join(" or ")}`);
   const chosen = await engine();
@@ -50,7 +72,7 @@ export async function load(name: string, options: LoadOptions = {}): Promise<Cli
   try {
     const modelType = String(checkpoint.config.model_type);
     if (!Object.hasOwn(families, modelType)) throw unknownFamily(folder, modelType);
-    return await families[modelType as keyof typeof families](checkpoint, dtype);
+    return (await families[modelType](checkpoint, dtype)) as M;
   } finally {
     checkpoint.close();
   }
@@ -74,4 +96,16 @@ async function loadClip(checkpoint: Checkpoint, dtype: Dtype): Promise<Clip> {
     with: (params) => around(weights.with(params)),
   });
   return around(clipWeights(checkpoint, dtype));
+}
+
+async function loadSiglip(checkpoint: Checkpoint, dtype: Dtype): Promise<Siglip> {
+  const { folder } = checkpoint;
+  const [tokenizer, imageProcessor] = [await loadTokenizer(folder), loadImageProcessor(folder)];
+  const around = (weights: SiglipWeights): Siglip => ({
+    ...weights,
+    tokenizer,
+    imageProcessor,
+    with: (params) => around(weights.with(params)),
+  });
+  return around(siglipWeights(checkpoint, dtype));
 }

@@ -2,7 +2,7 @@
 import { tf } from "../engine/tf";
 import { toFloat32 } from "../engine/bfloat16";
 import { additive, attend, attentionMix, attentionScores, type Heads, type Mask, mergeHeads, splitHeads } from "./attend";
-import { swiglu } from "./gated";
+import { geluTanh, swiglu } from "./gated";
 import { attentionPatternKernel } from "./kernels";
 import { insideBlock, leanActivation, leanAdd, leanGated, leanLinear, leanNorm, leanRope, leanScale } from "./lean";
 import { addSameShape, gatherRows, gelu, layerNormOp, linearProduct, quickGelu, rowNorms, scaleChannels } from "./ops";
@@ -126,7 +126,7 @@ export function add(x: tf.Tensor3D, name: string, tap: Tap, part: (onto?: tf.Ten
 export const embedding = (table: tf.Tensor2D, ids: tf.Tensor2D): tf.Tensor3D => gatherRows(table, ids) as tf.Tensor3D;
 
 /** Activations by the name that a config's `hidden_act` gives. */
-export const activations = { gelu, quick_gelu: quickGelu };
+export const activations = { gelu, quick_gelu: quickGelu, gelu_pytorch_tanh: geluTanh };
 export type ActivationName = keyof typeof activations;
 
 /** The activation of a config. @throws naming those there are. */

@@ -4,7 +4,7 @@
  */
 import { toBfloat16, toFloat32 } from "../engine/bfloat16";
 import { multiply, multiplyBack } from "../engine/frozen";
-import { lowRank, lowRankGradient, type NativeDtype, runNative } from "../engine/native";
+import { ACTIVATIONS, lowRank, lowRankGradient, type NativeDtype, runNative } from "../engine/native";
 import { tf } from "../engine/tf";
 import type { Rotary } from "./rope";
 import type { Tape } from "./tape";
@@ -34,7 +34,8 @@ export function runInside<T>(block: Inside | undefined, compute: () => T): T {
 }
 
 const CODES = { float32: 1, bfloat16: 14 };
-const KINDS = { gelu: 1, quick_gelu: 2, silu: 3, gelu_tanh: 4 };
+const KINDS = { gelu: 1, quick_gelu: 2, silu: 3, gelu_pytorch_tanh: 4 };
+/** By the names that configs give. */
 export type LeanActivation = keyof typeof KINDS;
 
 const codeOf = (x: tf.Tensor): number => CODES[x.dtype as NativeDtype];
@@ -99,7 +100,8 @@ export function leanLinear(
   const slope = tape !== undefined && options.activation !== undefined && (adapted || tape.needs(x));
   const low = lora && lowRank(x, lora.A, { dtype: block.dtype });
   const pair = lora && { low: low!, up: lora.B, scale: lora.scale };
-  const [y, before] = multiply(x, weight, { bias, activation: options.activation, residual: options.onto, pair, dtype }, slope || watched);
+  const activation = options.activation && ACTIVATIONS[KINDS[options.activation]];
+  const [y, before] = multiply(x, weight, { bias, activation, residual: options.onto, pair, dtype }, slope || watched);
   tape?.record({
     name: "linear",
     output: y,

@@ -34,11 +34,19 @@ export type LoraOptions = {
 };
 
 /** What can carry an adapter: any loaded model. */
-export type Adaptable = { spec: unknown; params: unknown; modelType: string; folder: string; with(params: never): unknown };
+export type Adaptable = {
+  spec: unknown;
+  params: unknown;
+  modelType: string;
+  folder: string;
+  /** What a module of the weight file is called in transformers, and so in PEFT's adapters, where that differs from the file. */
+  moduleName?(name: string): string;
+  with(params: never): unknown;
+};
 
 /** One adapted module. */
 export type AdapterModule = {
-  /** Its path, as in the file's tensor names: `vision_model.encoder.layers.0.self_attn.q_proj`. */
+  /** Its path as PEFT has it: that of the file's tensor names, `vision_model.encoder.layers.0.self_attn.q_proj`, or transformers' own. */
   name: string;
   /** The way to its `Linear` in the parameter tree. */
   path: (string | number)[];
@@ -71,7 +79,7 @@ const DEFAULTS = { excludeModules: [] as readonly string[], r: 8, loraAlpha: 8, 
 export function withLora<M extends Adaptable>(model: M, options: LoraOptions): { model: M; adapter: Adapter } {
   const full = checkOptions(options);
   const draw = random(full.seed);
-  const modules = matchModules(model.spec, full).map(({ name, path, shape }) => {
+  const modules = matchModules(model, full).map(({ name, path, shape }) => {
     const base = follow(model.params, path) as Linear;
     const [out, inner] = base.weight.shape;
     const bound = 1 / Math.sqrt(inner);
@@ -162,7 +170,7 @@ function replaceAt(tree: unknown, path: (string | number)[], change: (node: unkn
  */
 export function mergeLora<M extends Adaptable>(model: M): { model: M; disposeMerged(): void } {
   const made: tf.Tensor[] = [];
-  const params = linearPaths(model.spec).reduce((tree, { path }) => {
+  const params = linearPaths(model).reduce((tree, { path }) => {
     const p = follow(tree, path) as Linear;
     if (!p.lora) return tree;
     const weight = tf.keep(tf.tidy(() => mergedWeight(p)));
@@ -195,12 +203,17 @@ function checkOptions(options: LoraOptions): Required<LoraOptions> {
   return full;
 }
 
+/** name: as PEFT has it; file: as the weight file has it. */
+type Module = { name: string; file: string; path: (string | number)[]; shape: number[]; linear: boolean };
+type Named = Pick<Adaptable, "spec" | "moduleName">;
+
 /** Every module that has a weight: its path, and whether LoRA can adapt it. */
-function moduleNames(spec: unknown): { name: string; path: (string | number)[]; shape: number[]; linear: boolean }[] {
+function moduleNames({ spec, moduleName = (name) => name }: Named): Module[] {
   return leaves(spec)
     .filter(({ spec: leaf }) => leaf.name.endsWith(".weight"))
     .map(({ spec: leaf, path }) => ({
-      name: leaf.name.slice(0, -".weight".length),
+      name: moduleName(leaf.name.slice(0, -".weight".length)),
+      file: leaf.name.slice(0, -".weight".length),
       path: path.slice(0, -1),
       shape: leaf.shape,
       linear: leaf.product === true,
@@ -208,24 +221,24 @@ function moduleNames(spec: unknown): { name: string; path: (string | number)[]; 
 }
 
 /** The linear layers and patch convolutions of a model, by their module paths. */
-export const linearPaths = (spec: unknown) => moduleNames(spec).filter((m) => m.linear);
+export const linearPaths = (model: Named) => moduleNames(model).filter((m) => m.linear);
 
 type Targets = { targetModules: LoraOptions["targetModules"]; excludeModules: NonNullable<LoraOptions["excludeModules"]> };
 
 /** The modules that the options name, whatever their kind. */
-export function targetsOf(spec: unknown, { targetModules, excludeModules }: Targets) {
+export function targetsOf(model: Named, { targetModules, excludeModules }: Targets) {
   const wanted = matcher(targetModules, "targetModules");
   const left = excludeModules.length ? matcher(excludeModules, "excludeModules") : () => false;
   const chosen = (m: { name: string; shape: number[]; linear: boolean }) =>
     targetModules === "all-linear" ? m.linear && m.shape.length === 2 : wanted(m.name);
-  return moduleNames(spec).filter((m) => chosen(m) && !left(m.name));
+  return moduleNames(model).filter((m) => chosen(m) && !left(m.name));
 }
 
-function matchModules(spec: unknown, options: Required<LoraOptions>) {
+function matchModules(model: Named, options: Required<LoraOptions>) {
   const { targetModules } = options;
-  const all = moduleNames(spec);
-  const matched = targetsOf(spec, options);
-  const endings = [...new Set(linearPaths(spec).map((m) => m.name.split(".").pop()!))];
+  const all = moduleNames(model);
+  const matched = targetsOf(model, options);
+  const endings = [...new Set(linearPaths(model).map((m) => m.name.split(".").pop()!))];
   const silent = typeof targetModules === "string" ? [] : targetModules.filter((t) => !all.some((m) => endsWith(m.name, t)));
   if (matched.length === 0 || silent.length)
     throw new Error(

@@ -72,8 +72,7 @@ function peftConfig(model: Adaptable, { options, modules }: Adapter): object {
   const alphaOf = ({ scale, A }: AdapterModule) => scale / scaleOf({ loraAlpha: 1, r: A.shape[0], useRslora });
   // Names in full where the options do not say exactly which modules carry an adapter ("all-linear" depends on the reader).
   const said =
-    options.targetModules !== "all-linear" &&
-    String(targetsOf(model.spec, options).map((m) => m.name)) === String(modules.map((m) => m.name));
+    options.targetModules !== "all-linear" && String(targetsOf(model, options).map((m) => m.name)) === String(modules.map((m) => m.name));
   const names = (which: string | readonly string[]) => (typeof which === "string" ? which : [...which].sort());
   return {
     peft_type: "LORA",
@@ -182,11 +181,14 @@ function sortPieces(
   folder: string,
 ): Piece[] {
   const problems: string[] = [];
-  const targets = new Map(linearPaths(model.spec).map((t) => [t.name, t]));
+  const layers = linearPaths(model);
+  const targets = new Map(layers.map((t) => [t.name, t]));
+  const older = new Map(layers.map((t) => [t.file, t.name])); // adapters trained before transformers 4.52 have the paths of the file
   const found = new Map<string, Partial<Record<keyof typeof PARTS, TensorSource>>>();
   for (const [key, source] of tensors) {
     const part = (Object.keys(PARTS) as (keyof typeof PARTS)[]).find((p) => key.endsWith(`.${PARTS[p]}`));
-    const name = part && key.startsWith(PREFIX) ? key.slice(PREFIX.length, -PARTS[part].length - 1) : undefined;
+    const path = part && key.startsWith(PREFIX) ? key.slice(PREFIX.length, -PARTS[part].length - 1) : undefined;
+    const name = path !== undefined && !targets.has(path) ? (older.get(path) ?? path) : path;
     if (!part || name === undefined) problems.push(`  unexpected   ${key}`);
     else if (!targets.has(name)) problems.push(`  no such layer ${name} in a ${model.modelType} model (${key})`);
     else found.set(name, { ...found.get(name), [part]: source });
@@ -199,7 +201,7 @@ function sortPieces(
     if (A && B) pieces.push({ target, A, B, magnitude });
   }
   if (config.layers_to_transform === undefined || config.layers_to_transform === null)
-    for (const { name } of targetsOf(model.spec, options))
+    for (const { name } of targetsOf(model, options))
       if (targets.has(name) && !found.has(name))
         problems.push(`  missing      ${PREFIX}${name}.${PARTS.A} and ${PARTS.B} (target_modules names it)`);
   if (found.size === 0) problems.push("  it holds no lora_A and lora_B");

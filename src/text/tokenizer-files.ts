@@ -1,83 +1,63 @@
 /** The tokenizer files of a checkpoint folder, in all their spellings, as one `tokenizer.json` and its settings. */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { readJson } from "../files/json";
-import { type AddedToken, CLIP_BOS, CLIP_EOS, clipTokenizerJson, specialToken } from "./clip";
-import { checkTokenizerJson, mergeMisfits, refuse, type TokenizerJson, vocabMisfits } from "./tokenizer-check";
+import type { AddedToken } from "./clip";
+import { llamaSteps } from "./pipelines";
+import { readSentencePiece, type SentencePieceModel } from "./sentencepiece";
+import { checkTokenizerJson, refuse, type TokenizerJson } from "./tokenizer-check";
+import { FAMILIES, type Family, guessFamily, llamaScheme } from "./tokenizer-families";
+import { className, declaredTokens, type Folder, holds, type Json, openFolder, ROLES, type Role, roleToken } from "./tokenizer-folder";
 
 /** What stands around the vocabulary. */
 export type TokenizerSettings = {
   /** Special tokens by role, where the checkpoint has them. */
-  special: { bos?: string; eos?: string; pad?: string; unk?: string };
+  special: { [role in Role]?: string };
   /** Tokens of the longest text, specials included; Infinity where the files do not say. */
   modelMaxLength: number;
   paddingSide: "left" | "right";
   truncationSide: "left" | "right";
+  /** Whether decoded texts lose the blanks before marks and contractions (`clean_up_tokenization_spaces`). */
+  isCleaned: boolean;
+  /** Whether the model looks at the attention mask; SigLIP does not. */
+  usesMask: boolean;
 };
-export type TokenizerFiles = { path: string; json: TokenizerJson; settings: TokenizerSettings };
-
-type Json = Record<string, unknown>;
-type Folder = { folder: string; config: Json; specials: Json };
-
-const ROLES = ["bos", "eos", "pad", "unk"] as const;
-
-/** A tokenizer class that can be built from its older files. To add one, add a row. */
-type Family = { files: string[]; roles: TokenizerSettings["special"]; build: (from: Folder) => { path: string; json: Json } };
-const FAMILIES: Record<string, Family> = {
-  CLIPTokenizer: {
-    files: ["vocab.json", "merges.txt"],
-    roles: { bos: CLIP_BOS, eos: CLIP_EOS, pad: CLIP_EOS, unk: CLIP_EOS },
-    build: buildClip,
-  },
+export type TokenizerFiles = {
+  path: string;
+  json: TokenizerJson;
+  settings: TokenizerSettings;
+  /** SigLIP's SentencePiece model, which its own pipeline reads. */
+  siglip?: { model: SentencePieceModel; lower: boolean };
 };
 
 /** Reads `tokenizer.json`, or the older files of the class that `tokenizer_config.json` names. @throws Error naming file and entry. */
 export function readTokenizerFiles(folder: string): TokenizerFiles {
-  const optional = (name: string): Json => (existsSync(join(folder, name)) ? readJson(join(folder, name)) : {});
-  const from = { folder, config: optional("tokenizer_config.json"), specials: optional("special_tokens_map.json") };
+  const from = openFolder(folder);
   const path = join(folder, "tokenizer.json");
-  const raw = existsSync(path) ? { path, json: readJson(path) } : familyOf(from).build(from);
+  const raw = existsSync(path) ? { path, json: asLoaded(readJson(path), from) } : familyOf(from).build(from);
   const json = checkTokenizerJson(raw.path, addMissing(raw.json, from));
-  return { path: raw.path, json, settings: settingsOf(from, json) };
+  const files: TokenizerFiles = { path: raw.path, json, settings: settingsOf(from, json) };
+  if (className(from) === "SiglipTokenizer" && holds(from, "spiece.model"))
+    files.siglip = { model: readSentencePiece(join(folder, "spiece.model")), lower: from.config.do_lower_case !== false };
+  return files;
 }
 
-const className = ({ config }: Folder): string => String(config.tokenizer_class ?? "").replace(/Fast$/, "");
+/** Models whose LlamaTokenizer transformers 5 does not take at its word: it keeps the pipeline that tokenizer.json holds. */
+const KEPT = /^(llava|llava_next|vipllava|internlm[23]|fuyu|jamba|molmo2?|nemotron|openvla|phi3|phi3_v|phimoe|minicpm3|minicpmv|arctic)$/;
+
+/** transformers 5 rebuilds a Llama tokenizer's first step from `legacy`, whatever tokenizer.json says. */
+function asLoaded(json: Json, from: Folder): Json {
+  if (className(from) !== "LlamaTokenizer" || KEPT.test(from.modelType)) return json;
+  return { ...json, ...llamaSteps(llamaScheme(from)) };
+}
 
 function familyOf(from: Folder): Family {
-  const { folder } = from;
   const known = Object.entries(FAMILIES).map(([name, { files }]) => `${name} (${files.join(", ")})`);
-  const named = className(from) || (isClip(folder) ? "CLIPTokenizer" : "");
+  const named = className(from) || guessFamily(from);
   const family = Object.hasOwn(FAMILIES, named) ? FAMILIES[named] : undefined;
-  if (family?.files.every((name) => existsSync(join(folder, name)))) return family;
+  if (family && holds(from, ...family.files)) return family;
   const why = named ? `tokenizer_class ${named}` : "no tokenizer_config.json that names a tokenizer_class";
-  throw new Error(`${folder}: no tokenizer.json, and ${why}; without tokenizer.json these can be read: ${known.join("; ")}`);
-}
-
-const isClip = (folder: string): boolean => {
-  const config = join(folder, "config.json");
-  return existsSync(config) && /^clip/.test(String(readJson(config).model_type));
-};
-
-/** A special token is written as text, or as an object with its flags. */
-function contentOf(value: unknown): string | undefined {
-  if (typeof value === "string") return value;
-  const content = (value as Json | null)?.content;
-  return typeof content === "string" ? content : undefined;
-}
-
-/** The special token of a role: tokenizer_config.json first, then special_tokens_map.json. */
-const roleToken = ({ config, specials }: Folder, role: string): string | undefined =>
-  contentOf(config[`${role}_token`]) ?? contentOf(specials[`${role}_token`]);
-
-/** The tokens that tokenizer_config.json declares by id. */
-function declaredTokens({ config, folder }: Folder): AddedToken[] {
-  const declared = config.added_tokens_decoder ?? {};
-  return Object.entries(declared as Record<string, Partial<AddedToken>>).map(([id, entry]) => {
-    if (!/^\d+$/.test(id) || typeof entry?.content !== "string")
-      refuse(join(folder, "tokenizer_config.json"), [`added_tokens_decoder[${JSON.stringify(id)}]: expected an id and { content }`]);
-    const { content, single_word = false, lstrip = false, rstrip = false, special = false } = entry;
-    return { id: Number(id), content: content as string, single_word, lstrip, rstrip, normalized: entry.normalized ?? !special, special };
-  });
+  throw new Error(`${from.folder}: no tokenizer.json, and ${why}; without tokenizer.json these can be read: ${known.join("; ")}`);
 }
 
 /** transformers adds what only tokenizer_config.json declares. */
@@ -98,22 +78,27 @@ function addMissing(json: Json, from: Folder): Json {
 function settingsOf(from: Folder, json: TokenizerJson): TokenizerSettings {
   const { config, folder } = from;
   const path = join(folder, "tokenizer_config.json");
+  const family = Object.hasOwn(FAMILIES, className(from) || guessFamily(from)) ? className(from) || guessFamily(from) : "";
   const misfits: string[] = [];
-  const side = (key: string): "left" | "right" => {
-    const value = config[key] ?? "right";
+  const side = (key: string, missing: string): "left" | "right" => {
+    const value = config[key] ?? missing;
     if (value !== "left" && value !== "right") misfits.push(`${key}: ${JSON.stringify(value)}, expected "left" or "right"`);
     return value as "left" | "right";
   };
   const length = config.model_max_length ?? Number.POSITIVE_INFINITY;
   if (typeof length !== "number" || !(length >= 1))
     misfits.push(`model_max_length: ${JSON.stringify(length)}, expected a number of tokens`);
+  const names = config.model_input_names;
   const settings: TokenizerSettings = {
     special: {},
     modelMaxLength: (length as number) > 1e9 ? Number.POSITIVE_INFINITY : (length as number), // Python writes 1e30 for "no limit"
-    paddingSide: side("padding_side"),
-    truncationSide: side("truncation_side"),
+    paddingSide: side("padding_side", family === "LlamaTokenizer" ? "left" : "right"),
+    truncationSide: side("truncation_side", "right"),
+    // in byte-pair vocabularies blanks belong to the pieces; removing them would corrupt the text
+    isCleaned: config.clean_up_tokenization_spaces === true && json.model.type !== "BPE",
+    usesMask: !Array.isArray(names) || names.includes("attention_mask"),
   };
-  const defaults = Object.hasOwn(FAMILIES, className(from)) ? FAMILIES[className(from)].roles : {};
+  const defaults: TokenizerSettings["special"] = family ? FAMILIES[family].roles : {};
   const known = tokensOf(json);
   for (const role of ROLES) {
     const declared = roleToken(from, role);
@@ -133,35 +118,4 @@ function tokensOf({ model, added_tokens }: TokenizerJson): Set<string> {
     ...(Array.isArray(vocab) ? vocab.map(([piece]) => piece) : Object.keys(vocab)),
     ...added_tokens.map(({ content }) => content),
   ]);
-}
-
-/** CLIP's `vocab.json` and `merges.txt`. */
-function buildClip(from: Folder): { path: string; json: Json } {
-  const path = join(from.folder, "vocab.json");
-  const mergesPath = join(from.folder, "merges.txt");
-  const vocab = new Map(Object.entries(readJson(path)));
-  const declared = declaredTokens(from);
-  refuse(path, vocabMisfits("vocab.json", vocab, declared));
-
-  const lines = readFileSync(mergesPath, "utf8").split(/\r?\n/);
-  const entries = lines.flatMap((text, i) => (text === "" || text.startsWith("#version") ? [] : [{ text, line: i + 1 }]));
-  const pairs = entries.map(({ text }) => text.split(" ") as [string, string]);
-  refuse(
-    mergesPath,
-    mergeMisfits((i) => `line ${entries[i].line}`, pairs, new Set(vocab.keys())),
-  );
-
-  const role = (name: (typeof ROLES)[number]) => roleToken(from, name) ?? (FAMILIES.CLIPTokenizer.roles[name] as string);
-  const [bos, eos, unk] = [role("bos"), role("eos"), role("unk")];
-  const ids = vocab as Map<string, number>;
-  const missing = [bos, eos, unk].filter((token) => !ids.has(token) && !declared.some(({ content }) => content === token));
-  refuse(
-    path,
-    missing.map((token) => `special token ${JSON.stringify(token)} is not in the vocabulary`),
-  );
-  const own = [...new Set([bos, eos, unk])]
-    .filter((token) => ids.has(token))
-    .map((token) => specialToken(ids.get(token) as number, token, token === bos));
-  const added = [...declared, ...own.filter(({ content }) => !declared.some((entry) => entry.content === content))];
-  return { path, json: clipTokenizerJson({ vocab: ids, merges: pairs }, { bos, eos, unk, added: added.sort((a, b) => a.id - b.id) }) };
 }

@@ -1,18 +1,26 @@
 /** Text to token ids and back, exactly as the tokenizer that a checkpoint was trained with. */
-import { runInNewContext } from "node:vm";
-import { Tokenizer as Library } from "@huggingface/tokenizers";
+import { fillFrame, type Frame, readFrame, type Segments } from "./around";
+import { type Batch, type BatchOptions, makeBatch } from "./batch";
+import { strip } from "./blanks";
 import { BYTE_CHARACTERS, END_OF_WORD, wellFormed } from "./clip";
-import { byWords, isClipPipeline } from "./words";
+import { cleanUp, readDecoder } from "./decoder";
+import { type Encoder, openPipeline } from "./pipeline";
+import { siglipPipeline } from "./siglip";
 import { readTokenizerFiles, type TokenizerFiles } from "./tokenizer-files";
+import { byWords, isClipPipeline } from "./words";
 
-/** How a batch is brought to one length. */
-export type BatchOptions = {
-  /** Tokens a row may have, specials included; by default what the model takes. */
-  maxLength?: number;
-  /** To the longest text, to maxLength, or not at all. */
-  padding?: "longest" | "max_length" | false;
-  /** Whether longer texts are cut (the specials stay); otherwise they are an error. */
-  truncation?: boolean;
+export type { Batch, BatchOptions } from "./batch";
+
+export type EncodeOptions = {
+  /** Whether the tokens that the checkpoint puts around a text are added; true by default. */
+  addSpecialTokens?: boolean;
+  /** A second text, framed as the checkpoint does. */
+  pair?: string;
+  /**
+   * What special tokens are that stand in the text itself: `tokens` (as the reference reads them), or `text`, letters like any others. A text
+   * that somebody typed should be read as `text`: then `<|im_end|>` in it ends no turn, and `<image>` stands for no picture.
+   */
+  specials?: "tokens" | "text";
 };
 
 export type Tokenizer = {
@@ -21,26 +29,31 @@ export type Tokenizer = {
   /** Tokens of the longest text, specials included; Infinity where the checkpoint does not say. */
   modelMaxLength: number;
   /** Ids of the special tokens that the checkpoint has. */
-  special: { bos?: number; eos?: number; pad?: number; unk?: number };
+  special: { bos?: number; eos?: number; pad?: number; unk?: number; sep?: number; cls?: number; mask?: number };
+  /** Whether the model takes a mask of the padding; SigLIP attends to it instead. */
+  usesMask: boolean;
+  /** The side that batch() fills, and the side that it cuts. */
+  paddingSide: "left" | "right";
+  truncationSide: "left" | "right";
   /** Ids of a text. */
-  encode(text: string, options?: { addSpecialTokens?: boolean }): number[];
+  encode(text: string, options?: EncodeOptions): number[];
+  /** Ids of one text or two, and the segment of each (BERT's `token_type_ids`). */
+  segments(text: string, pair?: string): Segments;
   /** The text of ids. */
   decode(ids: ArrayLike<number>, options?: { skipSpecialTokens?: boolean }): string;
+  /** The id of a token as the vocabulary spells it (`<image>`, `▁cat`), undefined where it has none. */
+  idOf(token: string): number | undefined;
+  /** The tokens that stand outside the vocabulary's own cutting, by id; `special` ones are left out of decoded texts. */
+  added: ReadonlyMap<number, { content: string; special: boolean }>;
   /** Each id as a readable piece: bytes as characters where they make any, `</w>` where a word ends. */
   tokens(ids: ArrayLike<number>): string[];
   /** Many texts, and masks that are 1 on text and 0 on padding. */
-  batch(texts: string[], options?: BatchOptions): { ids: number[][]; mask: number[][] };
-};
-
-/** What is used of the library's tokenizer; the lower half is not in its public types. */
-type Opened = Pick<Library, "encode" | "decode" | "token_to_id"> & {
-  model: { vocab: string[]; end_of_word_suffix?: string };
-  special_tokens: string[];
+  batch(texts: string[], options?: BatchOptions): Batch;
 };
 
 /**
- * The tokenizer of a checkpoint folder: `tokenizer.json`, or CLIP's `vocab.json` and `merges.txt`, with
- * `tokenizer_config.json` and `special_tokens_map.json` where they are.
+ * The tokenizer of a checkpoint folder: `tokenizer.json`, or the older files of its class (`vocab.json` and `merges.txt`, `vocab.txt`,
+ * `tokenizer.model`, `spiece.model`), with `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` where they are.
  *
  * @throws Error naming the file and the entry that is wrong.
  */
@@ -48,80 +61,120 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   return makeTokenizer(readTokenizerFiles(folder));
 }
 
-/** Texts on which a pattern with exponential search would never end. */
-const PROBES = ["a", " ", "1", "!", "\n", "字", "ab ", "'s"].map((piece) => `${piece.repeat(400)}\u0001`);
-const PROBE_MS = 2000;
+function makeTokenizer(files: TokenizerFiles): Tokenizer {
+  const { json, settings } = files;
+  const { vocab, ids } = vocabularyOf(json);
+  const idOf = (token?: string) => (token === undefined ? undefined : ids.get(token));
+  const special = Object.fromEntries(Object.entries(settings.special).map(([role, token]) => [role, idOf(token)]));
+  const skipped = new Set(json.added_tokens.flatMap((token) => (token.special ? [token.id] : [])));
+  const own = files.siglip && siglipPipeline(files.siglip.model, json.added_tokens, files.siglip.lower);
+  const plain = own ? checked(own.encode) : checked(makeEncoder(files));
+  const frame = own ? siglipFrame(special.eos as number) : frameOf(files, idOf);
+  const close = own ? withoutEnd(special.eos as number) : (row: number[]) => row;
 
-function openLibrary({ path, json, settings }: TokenizerFiles): Opened {
-  const config = { eos_token: settings.special.eos, clean_up_tokenization_spaces: false };
+  const segments = (text: string, pair?: string, asText = false): Segments => {
+    const [first, second] = [close(plain(text, asText)), pair === undefined ? undefined : close(plain(pair, asText))];
+    return fillFrame(second ? frame.pair : frame.single, first, second);
+  };
+  const encode = (text: string, { addSpecialTokens = true, pair, specials = "tokens" }: EncodeOptions = {}): number[] => {
+    const asText = specials === "text";
+    if (addSpecialTokens) return segments(text, pair, asText).ids;
+    return pair === undefined ? plain(text, asText) : [...plain(text, asText), ...plain(pair, asText)];
+  };
+  const valid = (list: ArrayLike<number>): number[] => {
+    const row = Array.from(list);
+    const wrong = row.findIndex((id) => !(Number.isInteger(id) && id >= 0 && id < vocab.length));
+    if (wrong !== -1) throw new RangeError(`decode: ids[${wrong}] is ${row[wrong]}, expected a whole number of 0 to ${vocab.length - 1}`);
+    return row;
+  };
+  const join = own ? own.decode : makeDecoder(files, vocab);
+  const decode = (list: ArrayLike<number>, { skipSpecialTokens = true }: { skipSpecialTokens?: boolean } = {}): string => {
+    const kept = valid(list).filter((id) => !skipSpecialTokens || !skipped.has(id));
+    return kept.length === 0 ? "" : join(kept);
+  };
+  const added = new Map(json.added_tokens.map(({ id, content, special: isSpecial = false }) => [id, { content, special: isSpecial }]));
+  const isByteLevel = mentions(json.decoder, "ByteLevel");
+  const tokens = (list: ArrayLike<number>) => valid(list).map((id) => (isByteLevel && !added.has(id) ? readable(vocab[id]) : vocab[id]));
+  const { modelMaxLength, paddingSide, truncationSide, usesMask } = settings;
+  const closed: Encoder = (text, asText) => close(plain(text, asText));
+  const batch = makeBatch(closed, { frame, modelMaxLength, paddingSide, truncationSide, pad: special.pad });
+  return {
+    ...{ vocabSize: vocab.length, modelMaxLength, special, usesMask, paddingSide, truncationSide },
+    ...{ encode, segments: (text, pair) => segments(text, pair), decode, idOf, added, tokens, batch },
+  };
+}
+
+/** All tokens by id and their ids; added tokens overrule the model's vocabulary. */
+function vocabularyOf(json: TokenizerFiles["json"]): { vocab: string[]; ids: Map<string, number> } {
+  const own = json.model.vocab as Record<string, number> | [string, number][];
+  const ids = new Map(Array.isArray(own) ? own.map(([piece], id): [string, number] => [piece, id]) : Object.entries(own));
+  for (const { id, content } of json.added_tokens) ids.set(content, id);
+  const vocab: string[] = [];
+  for (const [token, id] of ids) vocab[id] = token;
+  return { vocab, ids };
+}
+
+/** The encoder of a pipeline; CLIP's words are remembered. */
+function makeEncoder({ path, json }: TokenizerFiles): Encoder {
+  const encode = openPipeline(path, json);
+  const isLower = mentions(json.normalizer, "Lowercase") || mentions(json.normalizer, "BertNormalizer");
+  // the library lower-cases whole texts, the reference one code point at a time: see lowerCase()
+  const whole: Encoder = (text, asText) => encode(isLower ? text.replaceAll("Σ", "σ") : text, asText);
+  const words = isClipPipeline(json) ? byWords((text) => whole(text, false)) : undefined;
+  return (text, asText) => (words && !asText ? words(text) : whole(text, asText));
+}
+
+/** Refuses what is no text, and replaces lone surrogates. */
+const checked =
+  (encode: Encoder): Encoder =>
+  (text, asText) => {
+    if (typeof text !== "string") throw new TypeError(`tokenizer: expected a text, got ${text === null ? "null" : typeof text}`);
+    return encode(wellFormed(text), asText);
+  };
+
+function makeDecoder({ path, json, settings }: TokenizerFiles, vocab: string[]): (ids: number[]) => string {
+  const suffix = json.model.end_of_word_suffix;
+  const endsWords = mentions(json.decoder, "ByteLevel") && suffix === END_OF_WORD;
   try {
-    const library = new Library(json, config) as unknown as Opened;
-    // a time limit on regular expressions exists only inside node:vm; what is called there is our own function
-    runInNewContext("probe()", { probe: () => PROBES.forEach((text) => library.encode(text)) }, { timeout: PROBE_MS });
-    return library;
+    const decoder = readDecoder(json.decoder);
+    return (ids) => {
+      const text = decoder(ids.map((id) => vocab[id]));
+      if (endsWords) return strip(text.replaceAll(END_OF_WORD, " "));
+      return settings.isCleaned ? cleanUp(text) : text;
+    };
   } catch (error) {
-    const isSlow = (error as { code?: string }).code === "ERR_SCRIPT_EXECUTION_TIMEOUT";
-    const text = isSlow ? "a pattern in it takes exponential time on repeated characters" : (error as Error).message;
-    throw new Error(`${path} is not a usable tokenizer: ${text}`, { cause: error });
+    throw new Error(`${path} is not a usable tokenizer: ${(error as Error).message}`, { cause: error });
   }
 }
 
-function makeTokenizer(files: TokenizerFiles): Tokenizer {
-  const library = openLibrary(files);
-  const { json, settings } = files;
-  const vocab = library.model.vocab;
-  const idOf = (token?: string) => (token === undefined ? undefined : library.token_to_id(token));
-  const special = Object.fromEntries(Object.entries(settings.special).map(([role, token]) => [role, idOf(token)]));
-  const skipped = new Set(library.special_tokens.map((token) => idOf(token)));
-  const isByteLevel = mentions(json.decoder, "ByteLevel");
-  const endsWords = isByteLevel && library.model.end_of_word_suffix === END_OF_WORD;
-  const isLower = mentions(json.normalizer, "Lowercase") || mentions(json.normalizer, "BertNormalizer");
-
-  // the library lower-cases whole texts, the reference one code point at a time: see lowerCase()
-  const prepare = (text: string) => (isLower ? wellFormed(text).replaceAll("Σ", "σ") : wellFormed(text));
-  const whole = (text: string): number[] => library.encode(prepare(text), { add_special_tokens: false }).ids;
-  const plain = isClipPipeline(json) ? byWords(whole) : whole;
-  const around = specialsAround(library);
-  const encode = (text: string, { addSpecialTokens = true }: { addSpecialTokens?: boolean } = {}): number[] => {
-    const ids = plain(checkText(text));
-    return addSpecialTokens ? around.before.concat(ids, around.after) : ids;
-  };
-  const checked = (ids: ArrayLike<number>): number[] => {
-    const list = Array.from(ids);
-    const wrong = list.findIndex((id) => !(Number.isInteger(id) && id >= 0 && id < vocab.length));
-    if (wrong !== -1) throw new RangeError(`decode: ids[${wrong}] is ${list[wrong]}, expected a whole number of 0 to ${vocab.length - 1}`);
-    return list;
-  };
-  const decode = (ids: ArrayLike<number>, { skipSpecialTokens = true }: { skipSpecialTokens?: boolean } = {}): string => {
-    const kept = checked(ids).filter((id) => !skipSpecialTokens || !skipped.has(id));
-    if (kept.length === 0) return "";
-    const text = library.decode(kept, { skip_special_tokens: false, clean_up_tokenization_spaces: false });
-    return endsWords ? strip(text) : text;
-  };
-  const added = new Set(json.added_tokens.map(({ content }) => content));
-  const tokens = (ids: ArrayLike<number>): string[] =>
-    checked(ids).map((id) => (isByteLevel && !added.has(vocab[id]) ? readable(vocab[id]) : vocab[id]));
-  const batch = makeBatch(plain, around, { ...settings, pad: special.pad });
-  return { vocabSize: vocab.length, modelMaxLength: settings.modelMaxLength, special, encode, decode, tokens, batch };
+function frameOf({ path, json }: TokenizerFiles, idOf: (token?: string) => number | undefined): Frame {
+  try {
+    return readFrame(json.post_processor, idOf);
+  } catch (error) {
+    throw new Error(`${path} is not a usable tokenizer: ${(error as Error).message}`, { cause: error });
+  }
 }
 
-function checkText(text: unknown): string {
-  if (typeof text !== "string") throw new TypeError(`tokenizer: expected a text, got ${text === null ? "null" : typeof text}`);
-  return text;
-}
+/** SigLIP: `</s>` ends each text, once. */
+const siglipFrame = (eos: number): Frame => ({
+  single: [
+    { of: "A", type: 0 },
+    { ids: [eos], type: 0 },
+  ],
+  pair: [
+    { of: "A", type: 0 },
+    { ids: [eos], type: 0 },
+    { of: "B", type: 0 },
+    { ids: [eos], type: 0 },
+  ],
+});
+const withoutEnd =
+  (eos: number) =>
+  (ids: number[]): number[] =>
+    ids.at(-1) === eos ? ids.slice(0, -1) : ids;
 
 /** Whether a part of a pipeline, or of the sequence that it is, has this type. */
 const mentions = (part: unknown, type: string): boolean => JSON.stringify(part ?? null).includes(`"type":"${type}"`);
-
-/** Python's str.strip(), which knows other blanks than trim(). */
-const BLANKS = "[\\t-\\r\\x1c-\\x20\\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000]";
-const LEADING = new RegExp(`^${BLANKS}+`);
-const strip = (text: string): string => {
-  const rest = text.replace(LEADING, "");
-  let end = rest.length;
-  while (end > 0 && LEADING.test(rest[end - 1])) end--;
-  return rest.slice(0, end);
-};
 
 const BYTE_OF = new Map(BYTE_CHARACTERS.map((character, byte) => [character, byte]));
 
@@ -134,63 +187,4 @@ function readable(token: string): string {
   const buffer = Buffer.from(bytes as number[]);
   const text = buffer.toString("utf8");
   return (text.includes("\uFFFD") ? `<${buffer.toString("hex").replace(/(..)(?=.)/g, "$1 ")}>` : text) + end;
-}
-
-/** The special ids that stand before and after every text. */
-type Around = { before: number[]; after: number[] };
-
-function specialsAround(library: Opened): Around {
-  const plain: number[] = library.encode("a", { add_special_tokens: false }).ids;
-  const full: number[] = library.encode("a").ids;
-  const start = Array.from(full.keys()).findIndex((i) => plain.every((id, k) => full[i + k] === id));
-  return { before: full.slice(0, start), after: full.slice(start + plain.length) };
-}
-
-function checkLimits(maxLength: number, around: number, isNeeded: boolean): void {
-  const unlimited = maxLength === Number.POSITIVE_INFINITY;
-  if (!unlimited && (!Number.isInteger(maxLength) || maxLength <= around))
-    throw new RangeError(`batch: maxLength ${maxLength}, expected a whole number above ${around}, the special tokens around a text`);
-  if (unlimited && isNeeded) throw new RangeError("batch: this checkpoint does not say how long a text may be; give maxLength");
-}
-
-/** Truncation that keeps the specials, padding and masks, on the sides that the checkpoint says. */
-function makeBatch(
-  encode: (text: string) => number[],
-  { before, after }: Around,
-  settings: TokenizerFiles["settings"] & { pad?: number },
-): Tokenizer["batch"] {
-  const { modelMaxLength, paddingSide, truncationSide, pad } = settings;
-  const around = before.length + after.length;
-  return (texts, { maxLength = modelMaxLength, padding = "longest", truncation = false } = {}) => {
-    checkLimits(maxLength, around, padding === "max_length" || truncation);
-    const rows = texts.map((text, i) => {
-      const plain = encode(checkText(text));
-      const room = maxLength - around;
-      if (plain.length > room && !truncation)
-        throw new RangeError(
-          `batch: texts[${i}] (${JSON.stringify(text.slice(0, 40))}…) has ${plain.length + around} tokens, ${maxLength} fit; ` +
-            "shorten it, or cut it with { truncation: true }",
-        );
-      const kept = plain.length <= room ? plain : truncationSide === "right" ? plain.slice(0, room) : plain.slice(-room);
-      return [...before, ...kept, ...after];
-    });
-    const longest = rows.reduce((most, row) => Math.max(most, row.length), 0);
-    const width = padding === "max_length" ? maxLength : padding === "longest" ? longest : 0;
-    const short = rows.findIndex((row) => row.length < width);
-    if (short !== -1 && pad === undefined)
-      throw new RangeError("batch: texts of different lengths need padding, but this checkpoint has no pad_token");
-    const fill = (row: number[], value: number): number[] => {
-      const extra: number[] = new Array(Math.max(0, width - row.length)).fill(value);
-      return paddingSide === "right" ? [...row, ...extra] : [...extra, ...row];
-    };
-    return {
-      ids: rows.map((row) => fill(row, pad ?? 0)),
-      mask: rows.map((row) =>
-        fill(
-          row.map(() => 1),
-          0,
-        ),
-      ),
-    };
-  };
 }

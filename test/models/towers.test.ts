@@ -77,7 +77,7 @@ test("queryPicture() gives the Q-Former's hidden states and attentions of transf
 
 /** InternVL's weights, its inputs of the oracle, and what takes part in a forward pass. */
 function internVL(dtype: Dtype) {
-  const oracle = openOracle(TOWERS, "internvl_hf");
+  const oracle = openOracle(ORACLE, "internvl_hf");
   const folder = join(oracle.folder, "model");
   const checkpoint = openCheckpoint(folder);
   const config = internVLConfig(checkpoint.config);

@@ -88,7 +88,7 @@ test("withLora() matches a list by the last parts of a path, a string as a regul
 });
 
 test("withLora() of all-linear takes every linear layer and no convolution, as PEFT does", () => {
-  const all = linearPaths(clip.spec).map((m) => m.name);
+  const all = linearPaths(clip).map((m) => m.name);
   const patch = "vision_model.embeddings.patch_embedding";
   assert.ok(all.includes(patch));
   const found = names({ targetModules: "all-linear" });

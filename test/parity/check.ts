@@ -100,3 +100,7 @@ export class Checks {
 /** Channels first, as PyTorch keeps pictures, to channels last. values: [B, C, H, W] -> tensor [B, H, W, C] */
 export const channelsLast = ({ values, shape }: { values: Float32Array; shape: number[] }): tf.Tensor4D =>
   tf.tidy(() => tf.tensor(values, shape).transpose([0, 2, 3, 1]) as tf.Tensor4D);
+
+/** Integers [B, N], such as token ids and masks. */
+export const integers = ({ values, shape }: { values: Float32Array; shape: number[] }): tf.Tensor2D =>
+  tf.tensor2d(Int32Array.from(values), shape as [number, number], "int32");

@@ -2,12 +2,10 @@
 import { join } from "node:path";
 import { tf } from "vitrine/engine";
 import { type Clip, load } from "vitrine/models";
-import { encodeImage, encodeText, unit } from "vitrine/models/clip";
-import { withTrainable } from "vitrine/nn/trainable";
-import { follow, leaves } from "vitrine/nn/spec";
+import { unit } from "vitrine/models/clip";
 import { record } from "vitrine/nn/tap";
-import { globalNorm } from "vitrine/train/adamw";
-import { ATTENTION, Checks, channelsLast, FLOAT, GRADIENT, type Oracle } from "./check";
+import { ATTENTION, Checks, channelsLast, FLOAT, type Oracle } from "./check";
+import { checkGradients } from "./gradients";
 import { checkImages } from "./images";
 import { checkLora } from "./lora";
 import { checkTokenization } from "./tokenization";
@@ -20,8 +18,13 @@ export async function checkClip(oracle: Oracle): Promise<Checks["rows"]> {
   const inputs = forwardInputs(oracle);
   await checkForward(oracle, checks, clip, inputs);
   await checkInterpolation(oracle, checks, clip);
-  await checkGradients(oracle, checks, clip, inputs);
-  for (const lora of oracle.cases.lora ?? []) await checkLora(oracle, checks, clip, inputs, lora);
+  const { pixels, ids, mask } = inputs;
+  const run = {
+    logits: (model: Clip) => tf.tidy(() => model.logits(model.encodeImage(pixels), model.encodeText(ids, mask))),
+    loss: (model: Clip) => tf.tidy(() => model.loss(model.encodeImage(pixels), model.encodeText(ids, mask))),
+  };
+  for (const wanted of oracle.cases.gradients ?? []) await checkGradients(oracle, checks, clip, run.loss, wanted);
+  for (const wanted of oracle.cases.lora ?? []) await checkLora(oracle, checks, clip, run, wanted);
   tf.dispose(inputs);
   clip.dispose();
   return checks.rows;
@@ -76,25 +79,4 @@ async function checkInterpolation(oracle: Oracle, checks: Checks, clip: Clip): P
   clip.encodeImage(pixels, tap);
   await checks.tensor("interpolated positions: pooled", seen.get("vision.pooled"), oracle.array(wanted.pooler_output), FLOAT);
   seen.dispose();
-}
-
-async function checkGradients(oracle: Oracle, checks: Checks, clip: Clip, { pixels, ids, mask }: ClipInputs): Promise<void> {
-  for (const wanted of oracle.cases.gradients ?? []) {
-    const { model, variables, dispose } = withTrainable(clip);
-    const { value, grads } = tf.variableGrads(() => {
-      const images = encodeImage(model.params.vision, clip.config.vision_config, pixels);
-      return clip.with(model.params).loss(images, encodeText(model.params.text, clip.config.text_config, ids, mask));
-    }, variables);
-    checks.close(`gradients (${wanted.name}): loss`, await value.data(), [wanted.loss], FLOAT);
-    for (const { spec, path } of leaves(clip.spec)) {
-      const name = wanted.gradients[spec.name];
-      if (!name) continue;
-      const gradient = grads[(follow(model.params, path) as tf.Variable).name].reshape(spec.shape);
-      await checks.tensor(`gradients (${wanted.name}): ${spec.name}`, gradient, oracle.array(name), GRADIENT);
-    }
-    const [norm] = await globalNorm(Object.values(grads)).data();
-    checks.close(`gradients (${wanted.name}): global norm`, [norm], [wanted.global_grad_norm], GRADIENT);
-    tf.dispose(grads);
-    dispose();
-  }
 }

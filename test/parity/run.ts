@@ -7,9 +7,21 @@ import { join } from "node:path";
 import { type Check, openOracle } from "./check";
 import { table } from "../support/table";
 import { checkClip } from "./clip";
+import { checkInternVL } from "./internvl";
+import { checkLlava } from "./llava";
+import { checkOvis2 } from "./ovis2";
+import { checkSiglip } from "./siglip";
 
 /** A new family's checks are one file beside this and one row here. */
-const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => Promise<Check[]> } = { clip: checkClip };
+const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => Promise<Check[]> } = {
+  clip: checkClip,
+  siglip: checkSiglip,
+  internvl_hf: checkInternVL,
+  llava: checkLlava,
+  llava_next: checkLlava,
+  llava_onevision: checkLlava,
+  ovis2: checkOvis2,
+};
 
 /** Runs all checks in a folder. `unknown` names the families there that nothing here checks. */
 export async function runOracle(root: string): Promise<{ checks: Check[]; unknown: string[] }> {
