@@ -85,12 +85,16 @@ function linearWeights(from: number, to: number): tf.Tensor2D {
   return weights.toTensor() as tf.Tensor2D;
 }
 
-/** What each patch of a tile shows, row by row. share: of the tile's width and height that the patches cover (a rest smaller than a patch is cut off). */
-export function patchPlaces({ box }: Tile, tile: number, side: number, share = 1): TokenPlace[] {
-  const [width, height] = [(box.width * share) / side, (box.height * share) / side];
-  return Array.from({ length: side * side }, (_, i) => ({
-    left: box.left + (i % side) * width,
-    top: box.top + Math.floor(i / side) * height,
+/**
+ * What each patch of a tile shows, row by row. grid: the tile's patches, or a side of a square of them; share: of the tile's width and height that they
+ * cover (a rest smaller than a patch is cut off).
+ */
+export function patchPlaces({ box }: Tile, tile: number, grid: number | Grid, share = 1): TokenPlace[] {
+  const { rows, columns } = typeof grid === "number" ? { rows: grid, columns: grid } : grid;
+  const [width, height] = [(box.width * share) / columns, (box.height * share) / rows];
+  return Array.from({ length: rows * columns }, (_, i) => ({
+    left: box.left + (i % columns) * width,
+    top: box.top + Math.floor(i / columns) * height,
     width,
     height,
     tile,

@@ -17,7 +17,9 @@ const HARMLESS = new Set(
   bad_words_ids num_return_sequences chunk_size_feed_forward output_scores return_dict_in_generate forced_bos_token_id forced_eos_token_id
   remove_invalid_values exponential_decay_length_penalty suppress_tokens begin_suppress_tokens finetuning_task id2label label2id
   tokenizer_class prefix bos_token_id pad_token_id sep_token_id decoder_start_token_id task_specific_params problem_type tf_legacy_loss
-  use_cache quantization_config gradient_checkpointing _commit_hash _attn_implementation_autoset`.split(/\s+/),
+  use_cache quantization_config gradient_checkpointing _commit_hash _attn_implementation_autoset _attn_implementation attn_implementation`.split(
+    /\s+/,
+  ),
 );
 
 /** Keys by which a repository asks for its own Python to be run. */

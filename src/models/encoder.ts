@@ -4,7 +4,8 @@
  */
 import type { tf } from "../engine/tf";
 import { asBlock } from "../nn/block";
-import { activationName, add, attention, layerNorm, linearSpec, mlp, type Mask, normSpec } from "../nn/layers";
+import { activationName, add, attention, layerNorm, linearSpec, mlp, type Mask, normSpec, rotate } from "../nn/layers";
+import type { Rotary } from "../nn/rope";
 import { type Params, repeat } from "../nn/spec";
 import { at, type Tap, watched } from "../nn/tap";
 
@@ -34,14 +35,25 @@ type Block = Params<ReturnType<typeof blockSpec>>;
 export const encoderSpec = (c: EncoderConfig, prefix: string) =>
   repeat(c.num_hidden_layers, (i) => blockSpec(`${prefix}encoder.layers.${i}`, c));
 
+/**
+ * Rotary positions in a picture: a part of each head turns with the row, the other with the column. Each turn has frequencies for all of the head, 0 where
+ * the other one turns; positions are int32 [1, N].
+ */
+export type Turns = { rows: tf.Tensor2D; columns: tf.Tensor2D; byRow: Rotary; byColumn: Rotary };
+
 /** x: [B, N, D] -> [B, N, D] */
-function block(p: Block, c: EncoderConfig, x: tf.Tensor3D, tap: Tap, mask: Mask): tf.Tensor3D {
+function block(p: Block, c: EncoderConfig, x: tf.Tensor3D, tap: Tap, mask: Mask, turns?: Turns): tf.Tensor3D {
   const { num_attention_heads: heads, layer_norm_eps: eps } = c;
   const act = activationName(c.hidden_act);
+  const turn = ({ rows, columns, byRow, byColumn }: Turns) => {
+    const [down, along] = [rotate(byRow, rows), rotate(byColumn, columns)];
+    return (x: tf.Tensor3D, heads: number) => along(down(x, heads), heads);
+  };
+  const rotary = turns && turn(turns);
   x = tap("resid_pre", x);
   x = tap(
     "resid_mid",
-    add(x, "attn_out", tap, (onto) => attention(p.attn, layerNorm(p.ln1, x, eps), { heads, tap: at(tap, "attn"), mask, onto })),
+    add(x, "attn_out", tap, (onto) => attention(p.attn, layerNorm(p.ln1, x, eps), { heads, rotary, tap: at(tap, "attn"), mask, onto })),
   );
   return tap(
     "resid_post",
@@ -69,6 +81,7 @@ export function encoderStates(
   depths: readonly number[],
   tap: Tap,
   { causal, padding }: Mask = {},
+  turns?: Turns,
 ): tf.Tensor3D[] {
   const wanted = depths.map((depth) => (depth < 0 ? blocks.length + 1 + depth : depth));
   const odd = wanted.findIndex((depth) => !Number.isInteger(depth) || depth < 0 || depth > blocks.length);
@@ -77,7 +90,10 @@ export function encoderStates(
   for (const [i, p] of blocks.entries()) {
     const t = at(tap, `blocks.${i}`);
     if (i >= Math.max(...wanted) && !watched(t)) break;
-    x = asBlock(p, { x, padding }, ({ x, padding }) => block(p, c, x, t, { causal, padding }), { tap: t });
+    const { rows, columns } = turns ?? {};
+    const compute = ({ x, padding, rows, columns }: { x: tf.Tensor3D; padding?: tf.Tensor2D; rows?: tf.Tensor2D; columns?: tf.Tensor2D }) =>
+      block(p, c, x, t, { causal, padding }, turns && { ...turns, rows: rows!, columns: columns! });
+    x = asBlock(p, { x, padding, rows, columns }, compute, { tap: t });
     states.push(x);
   }
   return wanted.map((depth) => states[depth]);

@@ -6,14 +6,20 @@ import { nearest } from "../files/nearest";
 import { type ImageProcessor, loadImageProcessor } from "../image/processor";
 import { DTYPES, type Dtype } from "../nn/spec";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer";
+import { loadBlip2Retrieval } from "./blip2-load";
 import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
-import { loadInternVL } from "./internvl-load";
+import { loadBlip2Generation } from "./blip2-generation-load";
+import { loadInternVL, loadInternVLChat } from "./internvl-load";
 import { loadLlava } from "./llava-load";
+import { loadMiniGpt4 } from "./minigpt4";
+import { isMiniGpt4 } from "./minigpt4-files";
 import { loadOvis2 } from "./ovis2-load";
+import { loadOvis25 } from "./ovis25-load";
 import type { SiglipParams } from "./siglip";
 import { type SiglipWeights, siglipWeights } from "./siglip-load";
 
+export type { Blip2 } from "./blip2-load";
 export type { Loaded, Prompt, VisionLanguageModel } from "./loaded";
 
 /** CLIP with the tokenizer and image processor of its checkpoint. */
@@ -45,11 +51,18 @@ export type LoadOptions = ResolveOptions & {
 const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown> } = {
   clip: loadClip,
   siglip: loadSiglip,
+  "blip-2": loadBlip2,
   internvl: loadInternVL,
+  internvl_chat: loadInternVLChat,
   llava: loadLlava,
+  llava_llama: loadLlava,
+  llava_mistral: loadLlava,
   llava_next: loadLlava,
   llava_onevision: loadLlava,
   ovis2: loadOvis2,
+  instructblip: loadBlip2Generation,
+  ovis2_5: loadOvis25,
+  ovis: loadOvis25,
 };
 
 /**
@@ -68,6 +81,7 @@ export async function load<M = Clip>(name: string, options: LoadOptions = {}): P
       `load: dtype "bfloat16" needs the TensorFlow backend, here computes ${chosen.why}. Use "float32", or see \`npm run doctor\``,
     );
   const folder = await resolveModel(name, options);
+  if (isMiniGpt4(folder)) return (await loadMiniGpt4(folder, dtype)) as M;
   const checkpoint = openCheckpoint(folder);
   try {
     const modelType = String(checkpoint.config.model_type);
@@ -83,6 +97,21 @@ function unknownFamily(folder: string, modelType: string): Error {
   const near = nearest(modelType, known);
   return new Error(
     `${folder}/config.json: model_type "${modelType}" is not known${near ? ` (nearest: ${near})` : ""}; known: ${known.join(", ")}`,
+  );
+}
+
+/** What `architectures` of a BLIP-2's config.json may say. */
+const BLIP2: { [architecture: string]: (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown> } = {
+  Blip2ForImageTextRetrieval: loadBlip2Retrieval,
+  Blip2ForConditionalGeneration: loadBlip2Generation,
+};
+
+async function loadBlip2(checkpoint: Checkpoint, dtype: Dtype): Promise<unknown> {
+  const named = (checkpoint.config.architectures ?? []) as string[];
+  const known = named.find((name) => Object.hasOwn(BLIP2, name));
+  if (known) return BLIP2[known](checkpoint, dtype);
+  throw new Error(
+    `${checkpoint.folder}/config.json: architectures is ${JSON.stringify(named)}, of which none is known; known for blip-2: ${Object.keys(BLIP2).join(", ")}`,
   );
 }
 

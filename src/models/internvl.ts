@@ -7,9 +7,10 @@ import { activationName, layerNorm, linear, linearSpec, normSpec } from "../nn/l
 import { pixelShuffle } from "../nn/patches";
 import type { Params } from "../nn/spec";
 import { at, noTap, type Tap } from "../nn/tap";
-import { checkHeads, checkKnown, readConfig } from "./config";
-import { type InternVitConfig, internVit, internVitSpec } from "./internvit";
-import { embedTokens, type LlamaConfig, llamaConfig, llamaSpec } from "./llama";
+import { checkKnown, readConfig } from "./config";
+import { checkInternVit, type InternVitConfig, internVit, internVitSpec } from "./internvit";
+import { languageConfig } from "./language-config";
+import { embedTokens, type Llama, type LlamaConfig, llamaSpec } from "./llama";
 
 const VISION_DEFAULTS = {
   hidden_size: 1024,
@@ -23,9 +24,10 @@ const VISION_DEFAULTS = {
   norm_type: "layer_norm",
   use_qk_norm: false,
   use_absolute_position_embeddings: true,
+  use_mask_token: false,
+  use_mean_pooling: true,
 };
-const VISION_UNUSED =
-  "attention_dropout hidden_dropout_prob projection_dropout layer_scale_init_value use_mask_token use_mean_pooling".split(" ");
+const VISION_UNUSED = "attention_dropout hidden_dropout_prob projection_dropout layer_scale_init_value".split(" ");
 const DEFAULTS = {
   downsample_ratio: 0.5,
   image_seq_length: 256,
@@ -35,7 +37,21 @@ const DEFAULTS = {
   vision_feature_select_strategy: "default",
 };
 
-export type InternVLConfig = typeof DEFAULTS & { vision_config: InternVitConfig; text_config: LlamaConfig };
+export type InternVLConfig = {
+  downsample_ratio: number;
+  /** Image tokens of a tile. */
+  image_seq_length: number;
+  image_token_id: number;
+  projector_hidden_act: string;
+  /** The tower's layer that is read: -1 the last, -2 the one before, as transformers' `hidden_states`. */
+  vision_feature_layer: number;
+  /** The order of pixel shuffle's groups: "v1" column by column, "v2" row by row. */
+  ps_version: "v1" | "v2";
+  /** Of a tile, in pixels. */
+  tile_size: number;
+  vision_config: InternVitConfig;
+  text_config: LlamaConfig;
+};
 
 const square = (value: unknown, otherwise: number): number => Number(Array.isArray(value) ? value[0] : (value ?? otherwise));
 
@@ -45,16 +61,31 @@ export function internVLConfig(raw: { [key: string]: unknown }): InternVLConfig 
   const { image_size, patch_size, ...vision } = (vision_config ?? {}) as { [key: string]: unknown };
   const where = "config.json: vision_config";
   const read = readConfig(vision, VISION_DEFAULTS, where, VISION_UNUSED) as typeof VISION_DEFAULTS;
-  checkHeads(where, read);
-  checkKnown(`${where}: norm_type`, read.norm_type, ["layer_norm"]);
-  if (read.use_qk_norm || !read.use_absolute_position_embeddings)
+  if (!read.use_absolute_position_embeddings || read.use_mask_token)
     throw new Error(
-      `${where}: use_qk_norm true and use_absolute_position_embeddings false are not handled here; they change what the model computes`,
+      `${where}: use_absolute_position_embeddings false and use_mask_token true are not handled here; they change what the model computes`,
     );
+  const top = readConfig(rest, DEFAULTS, "config.json", ["tie_word_embeddings"]) as typeof DEFAULTS;
+  checkKnown("config.json: vision_feature_select_strategy", top.vision_feature_select_strategy, ["default"]); // a class token is no place in a picture
+  const size = square(image_size, 448);
+  const tower: InternVitConfig = {
+    ...read,
+    image_size: size,
+    patch_size: square(patch_size, 14),
+    qk_norm_eps: 1e-6, // transformers' own, whatever layer_norm_eps is
+    final_norm: !read.use_mean_pooling,
+  };
+  checkInternVit(where, tower);
   return {
-    ...(readConfig(rest, DEFAULTS, "config.json", ["tie_word_embeddings"]) as typeof DEFAULTS),
-    vision_config: { ...read, image_size: square(image_size, 448), patch_size: square(patch_size, 14) },
-    text_config: llamaConfig(text_config, "config.json: text_config", { qkv_bias: true, tied: rest.tie_word_embeddings === true }),
+    ...top,
+    ps_version: "v2",
+    tile_size: size,
+    vision_config: tower,
+    text_config: languageConfig(
+      { model_type: "qwen2", ...(text_config as object) },
+      "config.json: text_config",
+      rest.tie_word_embeddings as boolean | undefined,
+    ),
   };
 }
 
@@ -71,7 +102,8 @@ export const internVLSpec = (c: InternVLConfig) => {
     language: llamaSpec(c.text_config, "language_model."),
   };
 };
-export type InternVLParams = Params<ReturnType<typeof internVLSpec>>;
+export type InternVLSpec = ReturnType<typeof internVLSpec>;
+export type InternVLParams = Omit<Params<InternVLSpec>, "language"> & { language: Llama };
 
 /**
  * Pictures as tokens of the language model. pixels: [tiles, S, S, 3], mean and std applied -> [tiles, image_seq_length, D]
@@ -79,8 +111,8 @@ export type InternVLParams = Params<ReturnType<typeof internVLSpec>>;
  */
 export function projectImages(p: InternVLParams, c: InternVLConfig, pixels: tf.Tensor4D, tap: Tap = noTap): tf.Tensor3D {
   return tf.tidy(() => {
-    const seen = internVit(p.vision, c.vision_config, pixels, tap); //                                 [B, 1 + n, D]
-    const grouped = pixelShuffle(seen, { skip: 1, ratio: Math.round(1 / c.downsample_ratio) }); //     [B, n / 4, 4 D]
+    const seen = internVit(p.vision, c.vision_config, pixels, tap, c.vision_feature_layer); //         [B, 1 + n, D]
+    const grouped = pixelShuffle(seen, { skip: 1, ratio: Math.round(1 / c.downsample_ratio), version: c.ps_version }); // [B, n / 4, 4 D]
     const { norm, fc1, fc2 } = p.projector;
     const hidden = linear(fc1, layerNorm(norm, grouped), { activation: activationName(c.projector_hidden_act) });
     return tap("projector", linear(fc2, hidden) as tf.Tensor3D);

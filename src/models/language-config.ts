@@ -1,14 +1,12 @@
 /** The language model's part of a vision-language config.json, which leaves out what its class has by default. */
-import { existsSync } from "node:fs";
-import { join } from "node:path";
-import { readJson } from "../files/json";
 import { checkKnown } from "./config";
+import { endTokens } from "./end-tokens";
 import { type LlamaConfig, llamaConfig } from "./llama";
 
 type Raw = { [key: string]: unknown };
 
 const LLAMA = { vocab_size: 32000, hidden_size: 4096, intermediate_size: 11008, max_position_embeddings: 2048, eos_token_id: 2 };
-/** What transformers' config classes have where a file says nothing (configuration_llama.py, configuration_mistral.py, configuration_qwen2.py). */
+/** What transformers' config classes have where a file says nothing (configuration_{llama,mistral,qwen2,qwen3}.py). */
 const CLASSES: { [modelType: string]: Raw } = {
   llama: LLAMA,
   mistral: {
@@ -19,10 +17,11 @@ const CLASSES: { [modelType: string]: Raw } = {
     sliding_window: 4096,
   },
   qwen2: { num_key_value_heads: 32 },
+  qwen3: { num_key_value_heads: 32, head_dim: 128 },
 };
 
 /**
- * Llama, Mistral or Qwen2 as one config with every value present.
+ * Llama, Mistral, Qwen2 or Qwen3 as one config with every value present.
  *
  * @param tied `tie_word_embeddings` of the whole model, where its file says it
  * @throws listing unhandled keys and impossible sizes, or naming the families there are
@@ -34,19 +33,16 @@ export function languageConfig(raw: unknown, where: string, tied?: boolean): Lla
   const merged: Raw = { ...CLASSES[modelType], ...given };
   if (merged.head_dim === null) merged.head_dim = undefined;
   if (attention_bias === true) throw new Error(`${where}: attention_bias true is not handled here; it changes what the model computes`);
-  const { sliding_window: window, max_position_embeddings: longest } = merged;
-  if (modelType === "mistral" && typeof window === "number" && window < Number(longest))
-    throw new Error(`${where}: sliding_window ${window} is not handled here; it changes what the model computes beyond ${window} tokens`);
   const own = given.tie_word_embeddings as boolean | undefined;
   const { tie_word_embeddings: _, ...rest } = merged;
-  return llamaConfig({ ...rest, tie_word_embeddings: tied ?? own ?? false }, where, { qkv_bias: modelType === "qwen2", tied: false });
+  return llamaConfig({ ...rest, tie_word_embeddings: tied ?? own ?? false }, where, {
+    qkv_bias: modelType === "qwen2",
+    qk_norm: modelType === "qwen3",
+    window: modelType === "mistral" ? "always" : "asked",
+    tied: false,
+  });
 }
 
-/** Ids that end an answer: of generation_config.json, or else of the language model's config. */
-export function endTokensOf(folder: string, text: unknown): number[] {
-  const path = join(folder, "generation_config.json");
-  const own = (text ?? {}) as Raw;
-  const byClass = CLASSES[String(own.model_type ?? "llama")]?.eos_token_id;
-  const found = (existsSync(path) ? readJson(path).eos_token_id : undefined) ?? own.eos_token_id ?? byClass ?? [];
-  return [found].flat().filter((id): id is number => Number.isInteger(id));
-}
+/** Ids that end an answer: of generation_config.json, or else of the language model's config, or of its class. */
+export const languageEnd = (folder: string, text: unknown): number[] =>
+  endTokens(folder, text, CLASSES[String((text as Raw | undefined)?.model_type ?? "llama")]);

@@ -1,16 +1,18 @@
 /** A LLaVA, LLaVA-NeXT or LLaVA-OneVision checkpoint as a model that answers about pictures. */
 import { tf } from "../engine/tf";
 import type { Checkpoint } from "../files/checkpoint";
+import type { TensorSource } from "../files/dtype";
 import { asTileProcessor, loadAnyProcessor, type TileProcessor, tileMessage, type Tiled } from "../image/tiles";
 import { type Dtype, disposeParams, loadWeights } from "../nn/spec";
 import type { Tap } from "../nn/tap";
 import { loadTokenizer } from "../text/tokenizer";
 import { packedPlaces, packTiles, type Packing, patchPlaces } from "./anyres-features";
-import { endTokensOf } from "./language-config";
+import { languageEnd } from "./language-config";
 import { llamaRotary } from "./llama";
 import { llamaLanguage } from "./llama-language";
 import { isLlava, type LlavaConfig, type LlavaParams, llavaConfig, llavaSpec, projectTiles, tokensPerTile } from "./llava";
 import { llavaModule, publishedTensors } from "./llava-names";
+import { encodeOriginal, isOriginalLlava, LLAVA_IMAGE_ID, openOriginalLlava } from "./llava-original";
 import type { VisionLanguageModel } from "./loaded";
 import { towerIgnored } from "./tower";
 import { type Family, visionLanguageModel } from "./vision-language";
@@ -20,16 +22,46 @@ export type Llava = VisionLanguageModel<LlavaParams>;
 /** The model in an open checkpoint of the family. @throws listing every misfit of config, weights, tokenizer and image processor */
 export async function loadLlava(checkpoint: Checkpoint, dtype: Dtype): Promise<Llava> {
   const { folder, config: raw } = checkpoint;
+  if (isOriginalLlava(raw)) return loadOriginal(checkpoint, dtype);
   const modelType = String(raw.model_type);
-  if (!isLlava(modelType)) throw new Error(`${folder}/config.json: model_type "${modelType}" is no LLaVA`);
+  if (!isLlava(modelType)) throw new Error(`${folder}/config.json: model_type "${modelType}" without mm_vision_tower is no LLaVA`);
   const config = llavaConfig(modelType, raw);
-  const spec = llavaSpec(config);
+  const tensors = publishedTensors(checkpoint.tensors, folder);
+  const own = { markToken: config.image_token_index, moduleName: llavaModule };
+  return build({ folder, modelType, dtype, config, spec: llavaSpec(config), tensors, text: raw.text_config, own });
+}
+
+async function loadOriginal(checkpoint: Checkpoint, dtype: Dtype): Promise<Llava> {
+  const { folder } = checkpoint;
+  const { config, text, spec, tensors, close } = await openOriginalLlava(checkpoint);
+  try {
+    const tokenizer = await loadTokenizer(folder);
+    const own = { markToken: LLAVA_IMAGE_ID, encode: (words: string) => encodeOriginal(tokenizer, words) };
+    return await build({ folder, modelType: String(checkpoint.config.model_type), dtype, config, spec, tensors, text, own });
+  } finally {
+    close();
+  }
+}
+
+type Parts = {
+  folder: string;
+  modelType: string;
+  dtype: Dtype;
+  config: LlavaConfig;
+  spec: ReturnType<typeof llavaSpec>;
+  tensors: Map<string, TensorSource>;
+  /** The language model's part of config.json. */
+  text: unknown;
+  own: Pick<Family<LlavaParams>, "markToken" | "encode" | "moduleName">;
+};
+
+async function build({ folder, modelType, dtype, config, spec, tensors, text, own }: Parts): Promise<Llava> {
   const tokenizer = await loadTokenizer(folder);
   const processor = processorOf(folder);
   const ignore = config.text_config.tie_word_embeddings ? new RegExp(`${towerIgnored.source}|lm_head\\.weight$`) : towerIgnored;
-  const params = loadWeights(spec, publishedTensors(checkpoint.tensors, folder), { dtype, ignore, where: folder });
+  const params = loadWeights(spec, tensors, { dtype, ignore, where: folder });
   const rotary = llamaRotary(config.text_config);
-  const endTokens = endTokensOf(folder, raw.text_config);
+  const endTokens = languageEnd(folder, text);
   const family: Family<LlavaParams> = {
     modelType,
     folder,
@@ -37,9 +69,8 @@ export async function loadLlava(checkpoint: Checkpoint, dtype: Dtype): Promise<L
     spec,
     tokenizer,
     imageMark: "<image>",
-    markToken: config.image_token_index,
     featureTokens: [config.image_token_index],
-    moduleName: llavaModule,
+    ...own,
     ...layoutOf(config, processor),
     language: ({ language }) => llamaLanguage(language, config.text_config, rotary, endTokens),
     dispose() {
@@ -69,7 +100,8 @@ function layoutOf(c: LlavaConfig, processor: TileProcessor): Pick<Family<LlavaPa
       ? packedPlaces(tiled, packing, share)
       : tiled.tiles.flatMap((tile, i) => [...(classToken ? [undefined] : []), ...patchPlaces(tile, i, side, share)]);
   return {
-    tile: (pictures) => (scheme ? tileMessage(processor, pictures) : pictures.map((picture) => processor.tile(picture))),
+    tile: (pictures, overrides) =>
+      scheme ? tileMessage(processor, pictures, overrides) : pictures.map((picture) => processor.tile(picture, overrides)),
     expand(tiled) {
       const places = placesOf(tiled);
       return { places, ids: places.map(() => c.image_token_index) };

@@ -1,6 +1,6 @@
 /** The contracts between a model family and the rest: what every model has, and what those that talk have. */
 import type { tf } from "../engine/tf";
-import type { Tiled } from "../image/tiles";
+import type { Tiled, TileOverrides } from "../image/tiles";
 import type { Picture } from "../image/picture";
 import type { Cache } from "../nn/cache";
 import type { Dtype } from "../nn/spec";
@@ -88,10 +88,10 @@ export type VisionLanguageModel<P = unknown> = Loaded<P> & {
   /** What stands for a picture in a prompt's text, e.g. "<image>" or "<IMG_CONTEXT>". */
   imageMark: string;
   /**
-   * A prompt's ids with every picture's tokens in its place.
+   * A prompt's ids with every picture's tokens in its place. tiles: how pictures are cut this time, e.g. { max_patches: 4 }.
    * @throws RangeError when the text's image marks and the pictures differ in number
    */
-  prompt(text: string, pictures: Picture[]): Prompt;
+  prompt(text: string, pictures: Picture[], tiles?: TileOverrides): Prompt;
   /**
    * What the language model reads at the prompt's positions from `from` on (default all; pictures before it are not computed again): [1, N - from, D].
    * @throws RangeError when image tokens and features differ in number, naming the token budget

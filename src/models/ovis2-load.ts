@@ -6,7 +6,7 @@ import { gatherRows } from "../nn/ops";
 import { type Dtype, disposeParams, loadWeights } from "../nn/spec";
 import { loadTokenizer } from "../text/tokenizer";
 import { patchPlaces } from "./anyres-features";
-import { endTokensOf } from "./language-config";
+import { languageEnd } from "./language-config";
 import { llamaRotary } from "./llama";
 import { llamaLanguage } from "./llama-language";
 import type { TokenPlace, VisionLanguageModel } from "./loaded";
@@ -28,7 +28,7 @@ export async function loadOvis2({ folder, config: raw, tensors }: Checkpoint, dt
   const ignore = config.text_config.tie_word_embeddings ? /^lm_head\.weight$/ : undefined;
   const params = loadWeights(spec, tensors, { dtype, ignore, where: folder });
   const rotary = llamaRotary(config.text_config);
-  const endTokens = endTokensOf(folder, raw.text_config);
+  const endTokens = languageEnd(folder, raw.text_config);
   const family: Family<Ovis2Params> = {
     modelType: "ovis2",
     folder,
@@ -38,7 +38,7 @@ export async function loadOvis2({ folder, config: raw, tensors }: Checkpoint, dt
     imageMark: "<image>",
     markToken: mark,
     featureTokens: [config.image_token_id, ...config.visual_indicator_token_ids],
-    tile: (pictures) => tileMessage(processor, pictures),
+    tile: (pictures, overrides) => tileMessage(processor, pictures, overrides),
     expand: (tiled) => expand(config, tiled),
     features: (p, tiled, tap) =>
       tf.tidy(() => {

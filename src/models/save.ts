@@ -11,6 +11,9 @@ import { type FileDtype, weightValues } from "../nn/spec";
 const COMPANIONS = [
   "preprocessor_config.json",
   "processor_config.json",
+  "video_preprocessor_config.json",
+  "chat_template.jinja",
+  "chat_template.json",
   "tokenizer.json",
   "tokenizer_config.json",
   "special_tokens_map.json",

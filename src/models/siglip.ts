@@ -11,7 +11,7 @@ import { matrix, type Params, patchKernel, w } from "../nn/spec";
 import { at, noTap, type Tap } from "../nn/tap";
 import { unit } from "./clip";
 import { checkHeads, checkKnown, readConfig } from "./config";
-import { encoder, encoderSpec, encoderStates } from "./encoder";
+import { type EncoderConfig, encoder, encoderSpec, encoderStates } from "./encoder";
 
 const TOWER_DEFAULTS = {
   hidden_size: 768,
@@ -66,7 +66,7 @@ const headSpec = (name: string, { hidden_size: D, intermediate_size: F }: Siglip
 });
 
 /** The picture tower without its pooling head. prefix: "vision_model.", or where a vision-language model keeps it. */
-export const siglipVisionSpec = (v: SiglipVisionConfig, prefix: string) => ({
+export const siglipVisionSpec = (v: EncoderConfig & PatchedConfig & { num_channels: number }, prefix: string) => ({
   patch: {
     weight: patchKernel(`${prefix}embeddings.patch_embedding.weight`, [v.hidden_size, v.num_channels, v.patch_size]),
     bias: w(`${prefix}embeddings.patch_embedding.bias`, [v.hidden_size]),
@@ -95,8 +95,10 @@ export type SiglipParams = Params<ReturnType<typeof siglipSpec>>;
 /** Buffers that old files carry and the model computes itself. */
 export const siglipIgnored = /\.position_ids$/;
 
-/** What the first block of the picture tower reads. pixels: [B, H, W, 3] -> [B, N, D] */
-function embedPatches(p: SiglipVision, c: SiglipVisionConfig, pixels: tf.Tensor4D, tap: Tap): tf.Tensor3D {
+type PatchedConfig = Pick<SiglipVisionConfig, "patch_size" | "image_size">;
+
+/** What the first block of the picture tower reads: patches, and positions for their grid. pixels: [B, H, W, 3] -> [B, N, D] */
+export function embedPatches(p: SiglipVision, c: PatchedConfig, pixels: tf.Tensor4D, tap: Tap): tf.Tensor3D {
   const [, H, W] = pixels.shape;
   const patches = tap("patch_embed", patchEmbed(p.patch, pixels, c.patch_size)); //                  [B, N, D]
   const grid = { rows: Math.floor(H / c.patch_size), columns: Math.floor(W / c.patch_size) };

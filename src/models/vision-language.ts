@@ -1,7 +1,7 @@
 /** What the vision-language families share: a prompt's text with pictures becomes ids, and ids with pictures become what the language model reads. */
 import { tf } from "../engine/tf";
 import type { Picture } from "../image/picture";
-import type { Tiled } from "../image/tiles";
+import type { Tiled, TileOverrides } from "../image/tiles";
 import { at, noTap, type Tap } from "../nn/tap";
 import type { Tokenizer } from "../text/tokenizer";
 import type { ImageSpan, LanguageModel, Loaded, Prompt, TokenPlace, VisionLanguageModel } from "./loaded";
@@ -17,38 +17,40 @@ export type Family<P> = Omit<Loaded<P>, "params"> & {
   markToken: number;
   /** Ids that stand for features of a picture; a text must not hold them. */
   featureTokens: number[];
+  /** A text's ids with `markToken` for each picture, where the tokenizer alone does not give them. */
+  encode?(text: string, pictures: number): number[];
   /** The pictures of one prompt, cut as the vision tower takes them. */
-  tile(pictures: Picture[]): Tiled[];
+  tile(pictures: Picture[], overrides?: TileOverrides): Tiled[];
   /** The tokens that a picture becomes. */
   expand(tiled: Tiled): Expansion;
-  /** What stands at those tokens: [tokens, D]. */
-  features(params: P, tiled: Tiled, tap: Tap): tf.Tensor2D;
+  /** What stands at those tokens: [tokens, D]. text: the prompt's, with its marks */
+  features(params: P, tiled: Tiled, tap: Tap, text: string): tf.Tensor2D;
   language(params: P): LanguageModel;
 };
 
 /** A family around its weights, as the rest of the workbench drives it. */
 export function visionLanguageModel<P>(family: Family<P>, params: P): VisionLanguageModel<P> {
-  const { markToken: _m, featureTokens: _t, tile: _c, expand: _e, features: _f, language: makeLanguage, ...loaded } = family;
+  const { markToken: _m, encode: _n, featureTokens: _t, tile: _c, expand: _e, features: _f, language: makeLanguage, ...loaded } = family;
   const language = makeLanguage(params);
   return {
     ...loaded,
     params,
     language,
-    prompt: (text, pictures) => makePrompt(family, text, pictures),
+    prompt: (text, pictures, tiles) => makePrompt(family, text, pictures, tiles),
     embedPrompt: (prompt, options) => embedPrompt(family, params, language, prompt, options),
     with: (other) => visionLanguageModel(family, other),
   };
 }
 
 /** The ids of a text, with the special tokens around it where it does not begin with its own. */
-function encodeOnce({ encode, special }: Tokenizer, text: string): number[] {
+export function encodeOnce({ encode, special }: Tokenizer, text: string): number[] {
   const plain = encode(text, { addSpecialTokens: false });
   return special.bos !== undefined && plain[0] === special.bos ? plain : encode(text);
 }
 
-function makePrompt<P>(family: Family<P>, text: string, pictures: Picture[]): Prompt {
+function makePrompt<P>(family: Family<P>, text: string, pictures: Picture[], overrides?: TileOverrides): Prompt {
   const { imageMark, markToken, featureTokens } = family;
-  const marked = encodeOnce(family.tokenizer, text);
+  const marked = family.encode ? family.encode(text, pictures.length) : encodeOnce(family.tokenizer, text);
   const marks = marked.filter((id) => id === markToken).length;
   if (marks !== pictures.length)
     throw new RangeError(
@@ -59,7 +61,7 @@ function makePrompt<P>(family: Family<P>, text: string, pictures: Picture[]): Pr
     throw new RangeError(
       `prompt: the text holds "${family.tokenizer.tokens([stray])[0]}", which only a picture's tokens may be; write ${imageMark} for a picture`,
     );
-  const tiles = pictures.length ? family.tile(pictures) : [];
+  const tiles = pictures.length ? family.tile(pictures, overrides) : [];
   const [ids, images]: [number[], ImageSpan[]] = [[], []];
   for (const id of marked) {
     if (id !== markToken) {
@@ -80,7 +82,7 @@ function embedPrompt<P>(
   family: Family<P>,
   params: P,
   language: LanguageModel,
-  { ids, images }: Prompt,
+  { text, ids, images }: Prompt,
   { from = 0, tap = noTap }: Options = {},
 ): tf.Tensor3D {
   if (!Number.isInteger(from) || from < 0 || from >= ids.length)
@@ -96,7 +98,7 @@ function embedPrompt<P>(
     for (const [i, { tiled, start, end }] of images.entries()) {
       if (end <= from) continue;
       if (start > done) parts.push(words(done, start));
-      const features = family.features(params, tiled, images.length > 1 ? at(tap, `images.${i}`) : tap); // [tokens, D]
+      const features = family.features(params, tiled, images.length > 1 ? at(tap, `images.${i}`) : tap, text); // [tokens, D]
       if (features.shape[0] !== end - start) throw budgetError(ids, images, i, features.shape[0]);
       parts.push(done > start ? features.slice([done - start, 0], [end - done, language.hiddenSize]) : features);
       done = end;

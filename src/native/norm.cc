@@ -1,10 +1,10 @@
 /**
- * Layer normalisation (Ba et al. 2016) and RMS normalisation (Zhang & Sennrich 2019) over the last axis, with the residual addition in
- * front of it. Statistics and sums are float32 whatever the tensors hold.
+ * Layer normalisation (Ba et al. 2016) and RMS normalisation (Zhang & Sennrich 2019) over the last axis, or over each part of it that is as
+ * long as the weight (a head, where queries and keys are normalised head by head), with the residual addition in front of it. Statistics and sums are float32 whatever the tensors hold.
  *
  *   layerNorm          x [.., D], weight [D], bias? [D], residual? [.., D]; numbers eps, dtype of y
  *   rmsNorm            the same without a use for the bias
- *     -> y [.., D], statistics [rows, 2] (mean, 1 / deviation; the mean is 0 for rmsNorm), and with a residual: x + residual, of its dtype
+ *     -> y [.., D], statistics [rows or parts, 2] (mean, 1 / deviation; the mean is 0 for rmsNorm), and with a residual: x + residual, of its dtype
  *   layerNormGradient  dy [.., D], x [.., D] (what was normalised: the sum, if there was a residual), weight [D], statistics [rows, 2],
  *   rmsNormGradient      more? [.., D] (added to dx: the gradient along the residual); numbers dtype of dx, 1 for the parameters' too
  *     -> dx [.., D], and when asked: dweight [D], and dbias [D] for layerNormGradient; both float32
@@ -53,11 +53,19 @@ void addRow(Reader a, Reader b, int64_t width, Writer out) {
   overLanes(0, width, [&](int64_t j, auto part) { out(j, part, a(j, part) + b(j, part)); });
 }
 
+/** How many numbers are normalised together: the weight's length, where it divides the last axis; else that axis, which the weight then must fit. */
+int64_t normalisedWidth(const View& x, const View& weight) {
+  const int64_t last = x.dim(-1);
+  const bool divides = weight.dims.size() == 1 && weight.dim(0) > 0 && last % weight.dim(0) == 0;
+  return divides ? weight.dim(0) : last;
+}
+
 template <bool kRms>
 void normForward(Call& call) {
   const View& x = call.input(0, {kFloat32, kBfloat16});
   if (x.dims.empty()) call.fail("x is a scalar; expected [..., D]");
-  const int64_t width = x.dim(-1), rows = x.rows();
+  const int64_t width = normalisedWidth(x, call.input(1, {kFloat32, kBfloat16}));
+  const int64_t rows = x.rows() * (width ? x.dim(-1) / width : 1);
   const View& weight = call.input(1, {kFloat32, kBfloat16}, {width});
   const View* bias = call.optional(2, {kFloat32, kBfloat16}, {width});
   if (kRms && bias) call.fail("an RMS norm has no bias");
@@ -121,7 +129,8 @@ template <bool kRms>
 void normGradient(Call& call) {
   const View& x = call.input(1, {kFloat32, kBfloat16});
   if (x.dims.empty()) call.fail("x is a scalar; expected [..., D]");
-  const int64_t width = x.dim(-1), rows = x.rows(), blocks = (rows + kBlock - 1) / kBlock;
+  const int64_t width = normalisedWidth(x, call.input(2, {kFloat32, kBfloat16}));
+  const int64_t rows = x.rows() * (width ? x.dim(-1) / width : 1), blocks = (rows + kBlock - 1) / kBlock;
   const View& dy = call.input(0, {kFloat32, kBfloat16}, x.dims);
   const View& weight = call.input(2, {kFloat32, kBfloat16}, {width});
   const float* kept = call.input(3, {kFloat32}, {rows, 2}).floats();

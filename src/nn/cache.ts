@@ -11,7 +11,14 @@ import { insideBlock } from "./lean";
 type Step = { params: object; run: ((inputs: tf.Tensor[], length: number) => tf.Tensor) | undefined };
 
 /** Keys and values of a layer: [B, room, G·dh] where `reserved`, in whose rows new ones are written; else [B, length, G·dh], made anew at each step. */
-type Layer = { k?: tf.Tensor3D; v?: tf.Tensor3D; reserved?: boolean; step?: Step };
+type Layer = {
+  k?: tf.Tensor3D;
+  v?: tf.Tensor3D;
+  reserved?: boolean;
+  step?: Step;
+  /** Of a decoder that reads an encoder: what it made of which states. */
+  read?: { states: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D };
+};
 
 export type Cache = {
   /** Tokens that fit. */
@@ -62,7 +69,7 @@ export function makeCache(layers: number, room: number): Cache {
       cache.length = length;
     },
     dispose() {
-      for (const layer of cache.layers) tf.dispose([layer.k, layer.v].filter(Boolean) as tf.Tensor[]);
+      for (const { k, v, read } of cache.layers) tf.dispose([k, v, read?.k, read?.v].filter(Boolean) as tf.Tensor[]);
       cache.layers.length = 0;
     },
   };
@@ -80,21 +87,21 @@ const COUNTERS: { [kernel: string]: { number: number; base: number } } = {
  * longer than their calls.
  *
  * @param params the layer's weights
- * @param inputs what is new at each token: the residual stream and its position
+ * @param inputs what is new at each token: the residual stream, and its position where the layer reads it
  * @param constant what `run` reads besides those and the weights
  */
 export function nextToken(
   cache: Cache,
   i: number,
   params: object,
-  inputs: { x: tf.Tensor3D; positions: tf.Tensor2D },
+  inputs: { x: tf.Tensor3D; positions?: tf.Tensor2D },
   constant: tf.Tensor[],
   run: () => tf.Tensor3D,
 ): tf.Tensor3D {
   const layer = cache.layers[i];
   if (!hasNative("writeRows")) return run();
   checkStop();
-  const open = [inputs.x, inputs.positions];
+  const open = inputs.positions ? [inputs.x, inputs.positions] : [inputs.x];
   if (layer.step?.params === params && layer.step.run) return layer.step.run(open, cache.length) as tf.Tensor3D;
   if (layer.step?.params === params) return run();
   const { result, calls } = watchNative(run);
@@ -202,4 +209,23 @@ function cut(layer: Layer, length: number): void {
     layer[name] = length === 0 ? undefined : tf.keep(x.slice([0, 0, 0], [-1, length, -1]));
     x.dispose();
   }
+}
+
+/**
+ * Keys and values that a layer makes of an encoder's states (`keyed` of `attention`), made once for these states and kept with the cache.
+ * They belong to the cache.
+ */
+export function readOnce(
+  cache: Cache,
+  i: number,
+  states: tf.Tensor3D,
+  make: () => { k: tf.Tensor3D; v: tf.Tensor3D },
+): { k: tf.Tensor3D; v: tf.Tensor3D } {
+  const layer = cache.layers[i];
+  if (layer.read?.states !== states) {
+    if (layer.read) tf.dispose([layer.read.k, layer.read.v]);
+    const { k, v } = make();
+    layer.read = { states, k: tf.keep(k), v: tf.keep(v) };
+  }
+  return layer.read;
 }

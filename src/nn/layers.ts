@@ -2,7 +2,8 @@
 import { tf } from "../engine/tf";
 import { toFloat32 } from "../engine/bfloat16";
 import { additive, attend, attentionMix, attentionScores, type Heads, type Mask, mergeHeads, splitHeads } from "./attend";
-import { geluTanh, swiglu } from "./gated";
+import { splitColumns } from "./columns";
+import { geglu, gegluTanh, geluTanh, relu, silu, swiglu } from "./gated";
 import { attentionPatternKernel } from "./kernels";
 import { insideBlock, leanActivation, leanAdd, leanGated, leanLinear, leanNorm, leanRope, leanScale } from "./lean";
 import { addSameShape, gatherRows, gelu, layerNormOp, linearProduct, quickGelu, rowNorms, scaleChannels } from "./ops";
@@ -30,6 +31,8 @@ export type Linear = { weight: tf.Tensor2D /* [out, in] */; bias?: tf.Tensor1D; 
 export type Norm = { weight: tf.Tensor1D; bias: tf.Tensor1D };
 export type RmsNorm = { weight: tf.Tensor1D };
 export type Attention = { q: Linear; k: Linear; v: Linear; out: Linear };
+/** Queries, keys and values as one product. */
+export type FusedAttention = { qkv: Linear; out: Linear };
 export type Mlp = { fc1: Linear; fc2: Linear };
 
 /** Spec of a linear layer with bias. */
@@ -98,7 +101,7 @@ export function layerNorm<T extends tf.Tensor>(p: Norm, x: T, eps = 1e-5, wide =
   return (block ? leanNorm(block, "layerNorm", x, { ...p, eps }, wide) : layerNormOp(x, p.weight, p.bias, eps)) as T;
 }
 
-/** RMS norm over the last axis. x: [..., D] -> [..., D] */
+/** RMS norm over the last axis, or over each part of it that is as long as the weight. x: [..., D] -> [..., D] */
 export function rmsNorm<T extends tf.Tensor>(p: RmsNorm, x: T, eps = 1e-6): T {
   const block = insideBlock();
   return (block ? leanNorm(block, "rmsNorm", x, { ...p, eps }) : rmsNormOp(x, p.weight, eps)) as T;
@@ -126,7 +129,7 @@ export function add(x: tf.Tensor3D, name: string, tap: Tap, part: (onto?: tf.Ten
 export const embedding = (table: tf.Tensor2D, ids: tf.Tensor2D): tf.Tensor3D => gatherRows(table, ids) as tf.Tensor3D;
 
 /** Activations by the name that a config's `hidden_act` gives. */
-export const activations = { gelu, quick_gelu: quickGelu, gelu_pytorch_tanh: geluTanh };
+export const activations = { gelu, quick_gelu: quickGelu, gelu_pytorch_tanh: geluTanh, gelu_new: geluTanh, silu, relu };
 export type ActivationName = keyof typeof activations;
 
 /** The activation of a config. @throws naming those there are. */
@@ -143,6 +146,10 @@ export type AttentionOptions = Heads & {
   onto?: tf.Tensor3D;
   /** What keys and values are made of, in cross-attention: [B, Nk, in]. */
   states?: tf.Tensor3D;
+  /** Normalises queries and keys before they are turned. */
+  norms?: { q(x: tf.Tensor3D): tf.Tensor3D; k(x: tf.Tensor3D): tf.Tensor3D };
+  /** Keys and values that were made of the states before. */
+  keyed?: { k: tf.Tensor3D; v: tf.Tensor3D };
   /** Turns queries and keys by their positions: `rotate`. */
   rotary?: (x: tf.Tensor3D, heads: number) => tf.Tensor3D;
   /** Keys and values of the tokens before these: takes the new ones and gives all. */
@@ -155,17 +162,58 @@ export type AttentionOptions = Heads & {
  * @throws RangeError when the width does not divide into the heads
  */
 export function attention(p: Attention, x: tf.Tensor3D, options: AttentionOptions): tf.Tensor3D {
-  const { heads, groups = heads, scale, tap = noTap, mask = {}, onto, states = x, rotary, cache } = options;
-  const D = p.q.weight.shape[0];
-  if (D % heads !== 0) throw new RangeError(`attention: width ${D} does not divide into ${heads} heads (num_attention_heads)`);
+  const { heads, states = x, keyed } = options;
+  checkHeads("attention", p.q.weight.shape[0], heads);
   return tf.tidy(() => {
-    const [q, newK, newV] = [linear(p.q, x), linear(p.k, states), linear(p.v, states)] as tf.Tensor3D[]; // [B, N, D]
-    const [turnedQ, turnedK] = rotary ? [rotary(q, heads), rotary(newK, groups)] : [q, newK];
-    const all = { q: turnedQ, ...(cache ? cache(turnedK, newV) : { k: turnedK, v: newV }) };
-    const edited = watched(tap) ? attendWatched(all, { heads, groups, scale }, tap, mask) : undefined;
-    const z = edited ?? attend(all, { heads, groups, scale }, mask); //                             [B, N, D]
-    return linear(p.out, z, { onto, wide: true }) as tf.Tensor3D;
+    const q = linear(p.q, x) as tf.Tensor3D; //                                                     [B, N, D]
+    return attendHeads(p.out, { q, ...(keyed ?? keysAndValues(p, states)) }, options);
   });
+}
+
+/** The keys and values of attention. states: [B, Nk, in] -> [B, Nk, D] each */
+export const keysAndValues = (p: Pick<Attention, "k" | "v">, states: tf.Tensor3D): { k: tf.Tensor3D; v: tf.Tensor3D } => ({
+  k: linear(p.k, states) as tf.Tensor3D,
+  v: linear(p.v, states) as tf.Tensor3D,
+});
+
+/**
+ * Self-attention whose queries, keys and values are one product, so that an adapter sees one layer. x: [B, N, D] -> [B, N, D]
+ *
+ * @param parts how the product's columns lie: one part [q | k | v] (a ViT's `qkv`, Phi-3's `qkv_proj`), or one for each key head, each
+ *   [its queries | k | v] (InternLM2's `wqkv`)
+ * @throws RangeError when the width does not divide into the heads
+ */
+export function fusedAttention(
+  p: FusedAttention,
+  x: tf.Tensor3D,
+  { parts = 1, ...options }: AttentionOptions & { parts?: number },
+): tf.Tensor3D {
+  const { heads, groups = heads } = options;
+  const width = p.qkv.weight.shape[0] / (heads + 2 * groups);
+  checkHeads("fusedAttention", width * heads, heads);
+  return tf.tidy(() => {
+    const sections = [heads, groups, groups].map((count) => (count * width) / parts);
+    const [q, k, v] = splitColumns(linear(p.qkv, x) as tf.Tensor3D, sections, parts); //               [B, N, H·dh], [B, N, G·dh] twice
+    return attendHeads(p.out, { q: q!, k: k!, v: v! }, options);
+  });
+}
+
+function checkHeads(name: string, width: number, heads: number): void {
+  if (width % heads !== 0) throw new RangeError(`${name}: width ${width} does not divide into ${heads} heads (num_attention_heads)`);
+}
+
+/** What comes after the products of queries, keys and values. */
+function attendHeads(
+  out: Linear,
+  x: Keyed,
+  { heads, groups = heads, scale, tap = noTap, mask = {}, onto, norms, rotary, cache }: AttentionOptions,
+) {
+  const [plainQ, plainK] = norms ? [norms.q(x.q), norms.k(x.k)] : [x.q, x.k];
+  const [q, k] = rotary ? [rotary(plainQ, heads), rotary(plainK, groups)] : [plainQ, plainK];
+  const all = { q, ...(cache ? cache(k, x.v) : { k, v: x.v }) };
+  const edited = watched(tap) ? attendWatched(all, { heads, groups, scale }, tap, mask) : undefined;
+  const z = edited ?? attend(all, { heads, groups, scale }, mask); //                                [B, N, D]
+  return linear(out, z, { onto, wide: true }) as tf.Tensor3D;
 }
 
 type Keyed = { q: tf.Tensor3D; k: tf.Tensor3D; v: tf.Tensor3D; used?: number };
@@ -201,23 +249,36 @@ export function scaleBy(scale: tf.Tensor1D, y: tf.Tensor3D, onto?: tf.Tensor3D):
 
 /** Feed-forward part. x: [B, N, D] -> [B, N, D], added to the residual stream `onto` where it is given */
 export const mlp = (p: Mlp, x: tf.Tensor3D, act: ActivationName, tap: Tap = noTap, onto?: tf.Tensor3D): tf.Tensor3D =>
-  tf.tidy(
-    () =>
-      linear(p.fc2, watched(tap) ? activatedWatched(p.fc1, x, act, tap) : linear(p.fc1, x, { activation: act }), {
-        onto,
-        wide: true,
-      }) as tf.Tensor3D,
-  );
+  tf.tidy(() => {
+    const post = watched(tap) ? activatedWatched(p.fc1, x, act, tap) : linear(p.fc1, x, { activation: act });
+    return linear(p.fc2, post, { onto, wide: true }) as tf.Tensor3D;
+  });
 
 export type GatedMlp = { gate: Linear; up: Linear; down: Linear };
 
-/** Feed-forward part with a SiLU gate (Shazeer 2020, SwiGLU). x: [B, N, D] -> [B, N, D], added to `onto` where it is given */
-export const gatedMlp = (p: GatedMlp, x: tf.Tensor3D, tap: Tap = noTap, onto?: tf.Tensor3D): tf.Tensor3D =>
+const GATED = { silu: swiglu, gelu: geglu, gelu_new: gegluTanh };
+export type GatedName = keyof typeof GATED;
+/** Activations that a gate may have, by the names of configs. */
+export const gatedNames = Object.keys(GATED) as GatedName[];
+
+/** Feed-forward part with a gate (Shazeer 2020; SwiGLU by default). x: [B, N, D] -> [B, N, D], added to `onto` where it is given */
+export const gatedMlp = (p: GatedMlp, x: tf.Tensor3D, tap: Tap = noTap, onto?: tf.Tensor3D, act: GatedName = "silu"): tf.Tensor3D =>
+  tf.tidy(() => gated(p.down, tap("pre", linear(p.gate, x)), tap("pre_linear", linear(p.up, x)), tap, onto, act)); // [B, N, F]
+
+function gated(down: Linear, gate: tf.Tensor, up: tf.Tensor, tap: Tap, onto?: tf.Tensor3D, act: GatedName = "silu"): tf.Tensor3D {
+  const block = insideBlock();
+  const post = tap("post", block ? leanGated(block, gate, up, act) : GATED[act](gate, up));
+  return linear(down, post, { onto, wide: true }) as tf.Tensor3D;
+}
+
+export type FusedGatedMlp = { gateUp: Linear; down: Linear };
+
+/** As `gatedMlp`, with gate and up one product [gate | up] (Phi-3's `gate_up_proj`). */
+export const fusedGatedMlp = (p: FusedGatedMlp, x: tf.Tensor3D, tap: Tap = noTap, onto?: tf.Tensor3D): tf.Tensor3D =>
   tf.tidy(() => {
-    const block = insideBlock();
-    const [gate, up] = [tap("pre", linear(p.gate, x)), tap("pre_linear", linear(p.up, x))]; //       [B, N, F]
-    const post = tap("post", block ? leanGated(block, gate, up, "silu") : swiglu(gate, up));
-    return linear(p.down, post, { onto, wide: true }) as tf.Tensor3D;
+    const F = p.gateUp.weight.shape[0] / 2;
+    const [gate, up] = splitColumns(linear(p.gateUp, x), [F, F]);
+    return gated(p.down, tap("pre", gate!), tap("pre_linear", up!), tap, onto);
   });
 
 /** act(fc1(x)) for a tap that sees both sides of the activation. */

@@ -34,7 +34,7 @@ export function runInside<T>(block: Inside | undefined, compute: () => T): T {
 }
 
 const CODES = { float32: 1, bfloat16: 14 };
-const KINDS = { gelu: 1, quick_gelu: 2, silu: 3, gelu_pytorch_tanh: 4 };
+const KINDS = { gelu: 1, quick_gelu: 2, silu: 3, gelu_pytorch_tanh: 4, gelu_new: 4, relu: 5 };
 /** By the names that configs give. */
 export type LeanActivation = keyof typeof KINDS;
 
@@ -222,6 +222,25 @@ export function leanScale(block: Inside, x: tf.Tensor, scale: tf.Tensor1D, onto?
     },
   });
   return y;
+}
+
+/** Sections of columns, in each of the parts of a row. x: [..., parts·(a + b + ...)] -> [..., parts·a], [..., parts·b], ... of x's dtype */
+export function leanSplit(block: Inside, x: tf.Tensor, sections: readonly number[], parts: number): tf.Tensor[] {
+  const outputs = runNative("splitColumns", [x], [parts, ...sections]);
+  const [output, ...also] = outputs;
+  block.tape?.record({
+    name: "split",
+    output,
+    also,
+    from: [x],
+    saves: [],
+    backward(dy, _, to) {
+      const gradients = [dy, ...also.map((y) => to.take(y))];
+      to.give(x, runNative("joinColumns", gradients, [CODES[block.dtype], parts, ...sections])[0]);
+      tf.dispose(gradients.slice(1).filter(Boolean));
+    },
+  });
+  return outputs;
 }
 
 /** a + b of one shape, float32. */

@@ -51,5 +51,15 @@ const normalise = defineOp<Inputs, Attributes>("RmsNorm", {
   },
 });
 
-/** RMS norm over the last axis; eps stands inside the root. x: float32 [..., D], weight: [D] -> [..., D] */
-export const rmsNormOp = (x: tf.Tensor, weight: tf.Tensor1D, eps: number): tf.Tensor => normalise({ x, weight }, { eps });
+/**
+ * RMS norm over the last axis, or over each part of it that is as long as the weight (head by head); eps stands inside the root. x: float32 [..., D],
+ * weight: [W], W a divisor of D -> [..., D]
+ *
+ * @throws RangeError where it is none
+ */
+export function rmsNormOp(x: tf.Tensor, weight: tf.Tensor1D, eps: number): tf.Tensor {
+  const [D, W] = [x.shape[x.shape.length - 1]!, weight.shape[0]];
+  if (D === W) return normalise({ x, weight }, { eps });
+  if (D % W !== 0) throw new RangeError(`rmsNorm: x [${x.shape}] does not divide into parts of the weight's ${W}`);
+  return tf.tidy(() => normalise({ x: x.reshape([...x.shape.slice(0, -1), D / W, W]), weight }, { eps }).reshape(x.shape));
+}

@@ -17,6 +17,7 @@ export type Backward = {
 
 type Step = {
   output: tf.Tensor;
+  also: readonly tf.Tensor[];
   /** The places of what it saved. */
   saved: [number, number];
   backward(dy: tf.Tensor, saved: tf.Tensor[], to: Backward): void;
@@ -38,13 +39,15 @@ export class Tape {
   needs = (x: tf.Tensor | undefined): boolean => x !== undefined && this.#needed.has(x.id);
 
   /**
-   * Records a step. from: its inputs that came out of other steps, or into the block; weights: those that may be variables; saves: what `backward` reads.
+   * Records a step. from: its inputs that came out of other steps, or into the block; weights: those that may be variables; saves: what `backward` reads;
+   * also: further outputs, whose gradients `backward` takes (`to.take`) beside that of `output`, which is zero where only they have one.
    *
    * @throws when an input came from an operation that no step recorded: its gradient would be lost
    */
   record(step: {
     name: string;
     output: tf.Tensor;
+    also?: readonly tf.Tensor[];
     from: readonly (tf.Tensor | undefined)[];
     weights?: readonly (tf.Tensor | undefined)[];
     saves: readonly (tf.Tensor | undefined)[];
@@ -55,12 +58,13 @@ export class Tape {
       throw new Error(
         `${step.name}: an input [${stray.shape}] comes from an operation that a block does not record; use the layers of nn/layers inside a block`,
       );
-    this.#known.add(step.output.id);
+    const also = step.also ?? [];
+    for (const x of [step.output, ...also]) this.#known.add(x.id);
     if (![...step.from, ...(step.weights ?? [])].some(this.needs)) return;
-    this.#needed.add(step.output.id);
+    for (const x of [step.output, ...also]) this.#needed.add(x.id);
     const begin = this.saved.length;
     this.saved.push(...(step.saves.filter(Boolean) as tf.Tensor[]).map((x) => tf.keep(x.clone())));
-    this.#steps.push({ output: step.output, saved: [begin, this.saved.length], backward: step.backward });
+    this.#steps.push({ output: step.output, also, saved: [begin, this.saved.length], backward: step.backward });
   }
 
   /** Frees what the steps saved, where somebody else holds it or nobody needs it. */
@@ -84,7 +88,7 @@ export class Tape {
       gradients.set(x.id, before ? added(before, gradient) : gradient);
     };
     for (const step of [...this.#steps].reverse()) {
-      const gradient = take(step.output);
+      const gradient = take(step.output) ?? (step.also.some((x) => gradients.has(x.id)) ? tf.zeros(step.output.shape) : undefined);
       const own = saved.slice(...step.saved);
       if (gradient) step.backward(gradient, own, { needs: this.needs, give, take });
       gradient?.dispose();

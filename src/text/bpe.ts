@@ -19,23 +19,26 @@ import {
 const SMALLEST = 2 * BYTE_ALPHABET.length + 2;
 
 /** A word as symbol numbers, and how often the texts hold it. */
-type Word = { symbols: number[]; count: number };
+export type Word = { symbols: number[]; count: number };
 
-/** Counted words of the texts as symbol numbers: byte b inside a word is b's place in the alphabet, at its end 256 more. */
-async function countWords(texts: Iterable<string>, signal: AbortSignal): Promise<Word[]> {
+/** How often the texts hold each word, words as symbol numbers: each byte as its place in the alphabet. */
+export async function countWords(
+  texts: Iterable<string>,
+  wordsOf: (text: string) => Iterable<string>,
+  signal: AbortSignal,
+): Promise<Word[]> {
   const counts = new Map<string, number>();
   let seen = 0;
   for (const text of texts) {
-    for (const word of clipWords(text)) counts.set(word, (counts.get(word) ?? 0) + 1);
+    for (const word of wordsOf(text)) counts.set(word, (counts.get(word) ?? 0) + 1);
     if (++seen % 2000 === 0) await breathe();
     signal.throwIfAborted();
   }
   const place = new Map(BYTE_ALPHABET.map((character, i) => [character, i]));
-  return Array.from(counts, ([word, count]) => {
-    const symbols = byteCharacters(word).map((character) => place.get(character) as number);
-    symbols[symbols.length - 1] += BYTE_ALPHABET.length;
-    return { symbols, count };
-  });
+  return Array.from(counts, ([word, count]) => ({
+    symbols: byteCharacters(word).map((character) => place.get(character) as number),
+    count,
+  }));
 }
 
 /** All neighbouring pairs, how often each occurs, and in which words (a word stays listed when its pair has gone). */
@@ -96,8 +99,19 @@ export async function learnBpe(
   if (!Number.isSafeInteger(vocabSize) || vocabSize < SMALLEST)
     throw new RangeError(`learnBpe: vocabSize is ${vocabSize}; the bytes and the specials alone need ${SMALLEST}`);
   if (!(minCount >= 1)) throw new RangeError(`learnBpe: minCount is ${minCount}, expected 1 or more`);
-  const words = await countWords(texts, signal);
+  const words = await countWords(texts, clipWords, signal);
+  for (const { symbols } of words) symbols[symbols.length - 1] += BYTE_ALPHABET.length; // the last byte of a word is a symbol of its own
   const names = [...BYTE_ALPHABET, ...BYTE_ALPHABET.map((character) => character + END_OF_WORD)];
+  const merges = await learnMerges(words, names, { size: vocabSize - 2, minCount, signal });
+  return { vocab: new Map([...names, CLIP_BOS, CLIP_EOS].map((token, id) => [token, id])), merges };
+}
+
+/** Joins the most frequent pair again and again until there are `size` names, which are appended; changes the words. */
+export async function learnMerges(
+  words: Word[],
+  names: string[],
+  { size, minCount, signal }: { size: number; minCount: number; signal: AbortSignal },
+): Promise<[string, string][]> {
   const symbolOf = new Map(names.map((name, symbol) => [name, symbol]));
   const merges: [string, string][] = [];
   const pairs = new PairTable();
@@ -108,7 +122,7 @@ export async function learnBpe(
   words.forEach((_, word) => count(word, 1));
 
   let rested = performance.now();
-  while (names.length + 2 < vocabSize && pairs.counts.length > 0) {
+  while (names.length < size && pairs.counts.length > 0) {
     const best = pairs.best();
     if (pairs.counts[best] < minCount) break;
     const [left, right] = [pairs.left[best], pairs.right[best]];
@@ -128,7 +142,7 @@ export async function learnBpe(
       rested = performance.now();
     }
   }
-  return { vocab: new Map([...names, CLIP_BOS, CLIP_EOS].map((token, id) => [token, id])), merges };
+  return merges;
 }
 
 /** Where and how a learned tokenizer is written. */

@@ -6,37 +6,48 @@ import { fromFloat32, saveSafetensors } from "../files/safetensors";
 import { clipConfig, clipSpec } from "../models/clip";
 import { leaves, type WeightSpec } from "../nn/spec";
 
-/**
- * Writes a CLIP checkpoint with random weights: matrices normal with variance 1 / (2 · inputs), tables with deviation 0.02, norms 1, biases 0,
- * logit_scale from the config. The tokenizer's files must stand in the folder already (`trainBpe`).
- */
+/** Writes a CLIP checkpoint with random weights. The tokenizer's files must stand in the folder already (`trainBpe`). */
 export async function freshClip(folder: string, raw: { [key: string]: unknown }, { seed = 0 } = {}): Promise<void> {
   const config = clipConfig(raw);
-  const next = random(seed);
-  const tensors = leaves(clipSpec(config)).map(({ spec }) => ({
-    name: spec.name,
-    dtype: "F32" as const,
-    shape: spec.shape,
-    data: fromFloat32(
-      firstValues(spec, config.logit_scale_init_value, () => normal(next)),
-      "F32",
-    ),
-  }));
-  await saveSafetensors(join(folder, "model.safetensors"), tensors, { format: "pt" });
+  await freshWeights(folder, clipSpec(config), { seed, scalars: { logit_scale: config.logit_scale_init_value } });
   const { image_size: size } = config.vision_config;
   await writeFileAtomic(join(folder, "config.json"), json(raw));
   await writeFileAtomic(join(folder, "preprocessor_config.json"), json(preprocessor(size)));
 }
 
+/**
+ * Writes model.safetensors with random weights: matrices normal with variance 1 / (2 · inputs), tables with deviation 0.02, norms and layer scales 1,
+ * biases 0, scalars as given.
+ */
+export async function freshWeights(
+  folder: string,
+  spec: unknown,
+  { seed = 0, scalars = {} }: { seed?: number; scalars?: { [name: string]: number } } = {},
+): Promise<void> {
+  const next = random(seed);
+  const tensors = leaves(spec).map(({ spec }) => ({
+    name: spec.name,
+    dtype: "F32" as const,
+    shape: spec.shape,
+    data: fromFloat32(
+      firstValues(spec, scalars, () => normal(next)),
+      "F32",
+    ),
+  }));
+  await saveSafetensors(join(folder, "model.safetensors"), tensors, { format: "pt" });
+}
+
+/** Tables, whose rows are looked up or added. */
+const TABLE = /embedding\.weight$|class_embedding$|embed_tokens\.weight$|cls_token$|position_embeddings$/;
+
 const json = (x: unknown) => `${JSON.stringify(x, null, 2)}\n`;
 
-function firstValues({ name, shape }: WeightSpec, logitScale: number, draw: () => number): Float32Array {
+function firstValues({ name, shape }: WeightSpec, scalars: { [name: string]: number }, draw: () => number): Float32Array {
   const count = shape.reduce((a, b) => a * b, 1);
-  if (name === "logit_scale") return Float32Array.of(logitScale);
+  if (name in scalars) return Float32Array.of(scalars[name]);
   if (name.endsWith(".bias")) return new Float32Array(count);
-  if (shape.length === 1 && name.endsWith(".weight")) return new Float32Array(count).fill(1);
-  const deviation =
-    /embedding\.weight$|class_embedding$/.test(name) && !name.includes("patch") ? 0.02 : Math.sqrt(0.5 / (count / shape[0]));
+  if (shape.length === 1 && /\.weight$|\.lambda_[12]$/.test(name)) return new Float32Array(count).fill(1);
+  const deviation = TABLE.test(name) && !name.includes("patch") ? 0.02 : Math.sqrt(0.5 / (count / shape[0]));
   return Float32Array.from({ length: count }, () => deviation * draw());
 }
 

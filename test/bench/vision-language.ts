@@ -12,7 +12,7 @@ import {
   projectImages,
 } from "vitrine/models/internvl";
 import { headWeight, llama, llamaLogits, llamaRotary } from "vitrine/models/llama";
-import { qFormerConfig, qFormerSpec, queryPicture } from "vitrine/models/qformer";
+import { qFormerConfig, qFormerSpec, readPicture } from "vitrine/models/qformer";
 import { withoutGradient } from "vitrine/nn/block";
 import { makeCache } from "vitrine/nn/cache";
 import { headCrossEntropy } from "vitrine/nn/cross-entropy";
@@ -46,7 +46,7 @@ export async function qFormer(folder: string, dtype: Dtype): Promise<Prepared> {
   const { params } = opened(folder, () => qFormerSpec(config), dtype);
   const queries = tf.randomNormal([8, 32, config.hidden_size], 0, 1, "float32", 1) as tf.Tensor3D;
   const states = tf.randomNormal([8, 257, config.encoder_hidden_size], 0, 1, "float32", 2) as tf.Tensor3D;
-  return { step: () => finish(() => queryPicture(params, config, { queries, states })), items: 8, unit: "images/s" };
+  return { step: () => finish(() => readPicture(params, config, { queries, states })), items: 8, unit: "images/s" };
 }
 
 type Vlm = { folder: string; spec: unknown; config: InternVLConfig; params: InternVLParams; rotary: Rotary };

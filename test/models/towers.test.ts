@@ -4,10 +4,12 @@ import { join } from "node:path";
 import { before, test } from "node:test";
 import { engine, tf } from "vitrine/engine";
 import { openCheckpoint } from "vitrine/files/checkpoint";
+import { evaVit, evaVitConfig, evaVitSpec } from "vitrine/models/eva-vit";
 import { embedPrompt, internVLConfig, internVLSpec, projectImages } from "vitrine/models/internvl";
 import { llama, llamaConfig, llamaLogits, llamaRotary } from "vitrine/models/llama";
-import { qFormerConfig, qFormerSpec, queryPicture } from "vitrine/models/qformer";
+import { qFormerConfig, qFormerSpec, readPicture } from "vitrine/models/qformer";
 import { makeCache } from "vitrine/nn/cache";
+import { linearPaths } from "vitrine/nn/lora";
 import { type Dtype, disposeParams, leaves, loadWeights } from "vitrine/nn/spec";
 import { record } from "vitrine/nn/tap";
 import { ATTENTION, channelsLast, Checks, FLOAT, openOracle } from "../parity/check";
@@ -16,7 +18,6 @@ import { cosine, expectClose, expectSame, farthest, keepsTensorCount, messageOf 
 before(() => engine().then(() => {}));
 
 const ORACLE = join(__dirname, "..", "oracle");
-const TOWERS = join(ORACLE, "towers");
 
 function allHold(checks: Checks): void {
   assert.ok(checks.rows.length > 0);
@@ -41,8 +42,8 @@ function loadPart<S>(folder: string, spec: S, dtype: Dtype = "float32") {
   return { params, dispose };
 }
 
-test("queryPicture() gives the Q-Former's hidden states and attentions of transformers", async () => {
-  const oracle = openOracle(TOWERS, "blip2_opt");
+test("readPicture() gives the Q-Former's hidden states and attentions of transformers", async () => {
+  const oracle = openOracle(ORACLE, "blip2_opt");
   const folder = join(ORACLE, "blip2_opt", "model");
   const { config, tensors, close } = openCheckpoint(folder);
   const c = qFormerConfig(config.qformer_config);
@@ -51,7 +52,7 @@ test("queryPicture() gives the Q-Former's hidden states and attentions of transf
   const states = tensorOf(oracle.array("vision.last_hidden_state")) as tf.Tensor3D;
   const queries = tf.tensor(new Float32Array(token.read().buffer), token.shape).tile([states.shape[0], 1, 1]) as tf.Tensor3D;
   const { tap, seen } = record();
-  const last = queryPicture(p, c, { queries, states }, tap);
+  const last = readPicture(p, c, { queries, states }, tap);
   const [checks, forward] = [new Checks("blip2_opt"), oracle.cases.forward[0].qformer];
   const see = async (name: string, what: string, tolerance = FLOAT) => checks.tensor(name, seen.get(name), oracle.array(what), tolerance);
   await see("qformer.embed", forward.hidden[0]);
@@ -60,16 +61,46 @@ test("queryPicture() gives the Q-Former's hidden states and attentions of transf
     await see(`qformer.layers.${layer}.cross.pattern`, name, ATTENTION);
   await see("qformer.layers.0.self.pattern", "qformer.self_attention.0", ATTENTION);
   allHold(checks);
-  expectSame(queryPicture(p, c, { queries, states }).dataSync(), last.dataSync(), "looking changes no digit");
+  expectSame(readPicture(p, c, { queries, states }).dataSync(), last.dataSync(), "looking changes no digit");
   const all = tf.ones([states.shape[0], states.shape[1]], "int32") as tf.Tensor2D;
-  expectClose(queryPicture(p, c, { queries, states, statesMask: all }).dataSync(), last.dataSync(), 1e-6, "a mask that hides nothing");
+  expectClose(readPicture(p, c, { queries, states, statesMask: all }).dataSync(), last.dataSync(), 1e-6, "a mask that hides nothing");
   const half = all.mul(tf.range(0, states.shape[1], 1, "int32").less(5).cast("int32")) as tf.Tensor2D;
   const short = states.slice([0, 0, 0], [-1, 5, -1]);
   expectClose(
-    queryPicture(p, c, { queries, states, statesMask: half }).dataSync(),
-    queryPicture(p, c, { queries, states: short }).dataSync(),
+    readPicture(p, c, { queries, states, statesMask: half }).dataSync(),
+    readPicture(p, c, { queries, states: short }).dataSync(),
     1e-6,
     "masked states are as if they were not there",
+  );
+  dispose();
+  close();
+});
+
+test("evaVit() gives BLIP-2's picture states of transformers; LoRA's layers are its fused ones", async () => {
+  const oracle = openOracle(ORACLE, "blip2_itm");
+  const folder = join(oracle.folder, "model");
+  const { config, close } = openCheckpoint(folder);
+  const c = evaVitConfig(config.vision_config);
+  const checks = new Checks("blip2_itm");
+  const pixels = channelsLast(oracle.array("forward.pixel_values"));
+  const { params, dispose } = loadPart(folder, evaVitSpec(c));
+  const { tap, seen } = record();
+  const states = evaVit(params, c, pixels, tap);
+  await checks.tensor("vision.final", states, oracle.array("vision.last_hidden_state"), FLOAT);
+  allHold(checks);
+  expectSame(evaVit(params, c, pixels).dataSync(), states.dataSync(), "looking changes no digit");
+  const pattern = seen.get("vision.blocks.0.attn.pattern");
+  assert.deepEqual(pattern.shape, [3, c.num_attention_heads, 10, 10]);
+  const names = linearPaths({ spec: evaVitSpec(c) }).map((m) => m.name);
+  assert.ok(names.includes("vision_model.encoder.layers.1.self_attn.qkv"));
+  for (const dtype of ["bfloat16", "int8"] as const) {
+    const half = loadPart(folder, evaVitSpec(c), dtype);
+    assert.ok(cosine(evaVit(half.params, c, pixels).dataSync(), states.dataSync()) > 0.999, dtype);
+    half.dispose();
+  }
+  await messageOf(
+    () => evaVitConfig({ hidden_size: 30, num_attention_heads: 4 }),
+    "hidden_size 30 does not divide into num_attention_heads 4",
   );
   dispose();
   close();

@@ -1,4 +1,4 @@
-/** A layer's float32 product, layer scale and the cache against plain double loops, at awkward sizes; built with sanitizers by sanitizer.test.ts. */
+/** A layer's float32 product, layer scale, fused columns and the cache against plain double loops, at awkward sizes; built with sanitizers by sanitizer.test.ts. */
 #include "harness.h"
 
 using namespace check;
@@ -58,6 +58,29 @@ void cache(int dtype, int64_t B, int64_t room, int64_t W, int64_t count, int64_t
   }, 0);
 }
 
+/** Sections of every part out of random rows, and back. */
+void columns(int dtype, int64_t M, int64_t parts, const Dims& widths) {
+  int64_t total = 0;
+  for (int64_t width : widths) total += width;
+  const Tensor x = randomTensor(dtype, {M, parts * total});
+  std::vector<double> numbers{static_cast<double>(parts)};
+  for (int64_t width : widths) numbers.push_back(static_cast<double>(width));
+  std::vector<Tensor> sections = run("splitColumns", {x}, numbers);
+  int64_t start = 0;
+  for (size_t s = 0; s < widths.size(); s++) {
+    const int64_t width = widths[s], from = start;
+    const auto place = [&](int64_t i) { return i / (parts * width) * parts * total + i % (parts * width) / width * total + from + i % width; };
+    expectClose(label("splitColumns", dtype, {M, parts, width}), sections[s], [&](int64_t i) { return x.at(place(i)); }, 0);
+    start += width;
+  }
+  numbers.insert(numbers.begin(), dtype);
+  expectClose(label("joinColumns", dtype, {M, parts, total}), run("joinColumns", sections, numbers)[0], [&](int64_t i) { return x.at(i); }, 0);
+  if (widths.size() < 2) return;
+  sections[0] = absent();
+  const auto rest = [&](int64_t i) { return i % total < widths[0] ? 0 : x.at(i); };
+  expectClose(label("joinColumns, one absent", dtype, {M, parts, total}), run("joinColumns", sections, numbers)[0], rest, 0);
+}
+
 } // namespace
 
 int main() {
@@ -69,6 +92,10 @@ int main() {
     for (int64_t D : {1, 5, 16, 67}) {
       scale(dtype, 3, D);
       scale(dtype, 0, D);
+      columns(dtype, 3, 2, {D, 1, D});
+      columns(dtype, 1, 1, {D});
+      columns(dtype, 0, 3, {D, 2});
+      columns(dtype, 40, 1, {3 * D, 70, D});
       cache(dtype, 2, 7, D, 3, 4);
       cache(dtype, 1, 1, D, 1, 0);
       cache(dtype, 2, 5, D, 0, 5);

@@ -56,6 +56,16 @@ native("linearFloat and the cache name what does not fit", async () => {
   await messageOf(() => runNative("scaleAdd", [noise(1, 4), noise(3)], [1]), "input 1 is float32 [3]; expected shape [4]");
 });
 
+native("splitColumns and joinColumns name what does not fit", async () => {
+  await messageOf(() => runNative("splitColumns", [noise(2, 7)], [2, 2, 1]), "x is float32 [2, 7]; 2 parts of 3 columns are 6");
+  await messageOf(
+    () => runNative("joinColumns", [noise(2, 2), noise(2, 3)], [1, 1, 2, 2]),
+    "input 1 is float32 [2, 3]; expected shape [2, 2]",
+  );
+  await messageOf(() => runNative("joinColumns", [undefined, undefined], [1, 1, 2, 2]), "every input is absent");
+  await messageOf(() => runNative("joinColumns", [noise(2, 2)], [1, 1, 2, 2]), "1 inputs for 2 sections");
+});
+
 native("writeRows changes its rows alone, and takes float32 into bfloat16", () => {
   const cache = noise(2, 5, 3);
   const [before, rows] = [numbers(cache), noise(2, 2, 3)];

@@ -87,6 +87,28 @@ test("layerNormGradient and rmsNormGradient match finite differences", () =>
     }
   }));
 
+test("norms with a weight that divides the last axis normalise part by part, with gradients, as the reshaped tensor does", () =>
+  tf.tidy(() => {
+    const [x, dy, weight] = [noise(5, 24), noise(5, 24), noise(8)];
+    const parts = (y: tf.Tensor) => y.reshape([15, 8]);
+    for (const name of ["layerNorm", "rmsNorm"]) {
+      const [y, statistics] = runNative(name, [x, weight], [EPS, FLOAT]);
+      const [want, wantStatistics] = runNative(name, [parts(x), weight], [EPS, FLOAT]);
+      assert.deepEqual(
+        [y.shape, statistics.shape],
+        [
+          [5, 24],
+          [15, 2],
+        ],
+        name,
+      );
+      assert.deepEqual([...numbers(y), ...numbers(statistics)], [...numbers(want), ...numbers(wantStatistics)], name);
+      const got = runNative(`${name}Gradient`, [dy, x, weight, statistics], [FLOAT, 1]);
+      const gradients = runNative(`${name}Gradient`, [parts(dy), parts(x), weight, statistics], [FLOAT, 1]);
+      got.forEach((gradient, i) => assert.deepEqual(numbers(gradient), numbers(gradients[i]), `${name} gradient ${i}`));
+    }
+  }));
+
 test("norms keep NaN to its row and large numbers finite", () =>
   tf.tidy(() => {
     const x = tf.tensor2d([

@@ -16,7 +16,10 @@ const PROGRAMS = {
     program: "decoder.cc",
     kernels: ["rope.cc", "cross_entropy.cc", "cross_entropy_head.cc", "patches.cc", "linear.cc"],
   },
-  "float32 products, layer scale and the cache": { program: "layers.cc", kernels: ["linear_float.cc", "scale.cc", "cache.cc"] },
+  "float32 products, layer scale, fused columns and the cache": {
+    program: "layers.cc",
+    kernels: ["linear_float.cc", "scale.cc", "columns.cc", "cache.cc"],
+  },
 };
 const ROOT = join(__dirname, "..", "..");
 

@@ -6,7 +6,8 @@ import { engine, tf } from "vitrine/engine";
 import { frozenWeight } from "vitrine/engine/frozen";
 import { hasNative } from "vitrine/engine/native";
 import { asBlock } from "vitrine/nn/block";
-import { add, attention, layerNorm, type Linear, linear, type Mask, mlp } from "vitrine/nn/layers";
+import { splitColumns } from "vitrine/nn/columns";
+import { add, attention, fusedAttention, fusedGatedMlp, layerNorm, type Linear, linear, type Mask, mlp } from "vitrine/nn/layers";
 import { edit, noTap, record, type Tap } from "vitrine/nn/tap";
 import { expectClose, expectSame, farthest, keepsTensorCount, messageOf } from "../support/close";
 
@@ -120,6 +121,53 @@ for (const dtype of DTYPES) {
     }
   });
 }
+
+for (const dtype of DTYPES)
+  test(`a ${dtype} block of fused products has the values and gradients of its formulas, whichever sections lead to the loss`, async () => {
+    for (const { heads, groups, parts } of [
+      { heads: 2, groups: 2, parts: 1 },
+      { heads: 4, groups: 2, parts: 2 },
+      { heads: 4, groups: 1, parts: 1 },
+    ]) {
+      const [B, N, D, dh] = [2, 5, 32, 16];
+      const p = {
+        ln1: norm(D),
+        attn: { qkv: layer(D, (heads + 2 * groups) * dh, dtype, 2), out: layer(heads * dh, D, dtype) },
+        mlp: { gateUp: layer(D, 96, dtype, 3), down: layer(48, D, dtype) },
+      };
+      const compute = ({ x }: { x: tf.Tensor3D }) => {
+        const y = fusedAttention(p.attn, layerNorm(p.ln1, x), { heads, groups, parts, onto: x });
+        return fusedGatedMlp(p.mlp, layerNorm(p.ln1, y), noTap, y);
+      };
+      const x = tf.variable(values(B, N, D)) as unknown as tf.Tensor3D;
+      const list = [x, ...[p.attn.qkv, p.mlp.gateUp].flatMap(({ lora }) => [lora!.A, lora!.B])] as unknown as tf.Variable[];
+      const weights = tf.tensor1d(Float32Array.from({ length: D }, (_, i) => Math.cos(i)));
+      const run = (how: "block" | "formula") => {
+        const forward = () => (how === "block" ? asBlock(p, { x }, compute) : compute({ x }));
+        const { grads, value } = tf.variableGrads(() => forward().mul(weights).mean() as tf.Scalar, list);
+        const flat = [tf.tidy(() => forward().dataSync()), ...list.map((v) => grads[v.name].dataSync())];
+        tf.dispose([grads, value]);
+        return flat;
+      };
+      const [got, want] = [run("block"), run("formula")];
+      got.forEach((numbers, i) => {
+        const scale = Math.max(...Array.from(want[i], Math.abs));
+        expectClose(numbers, want[i], (dtype === "float32" ? 2e-5 : 6e-2) * scale, `${heads} heads, ${groups} groups, gradient ${i}`);
+      });
+      await keepsTensorCount(() => void run("block"));
+    }
+    for (const section of [0, 1, 2]) {
+      const p = { all: layer(16, 24, dtype, 2), out: layer(8, 16, dtype) };
+      const x = values(2, 3, 16) as tf.Tensor3D;
+      const compute = ({ x }: { x: tf.Tensor3D }) =>
+        linear(p.out, splitColumns(linear(p.all, x), [2, 2, 2], 4)[section], { onto: x }) as tf.Tensor3D;
+      const [got, want] = [() => asBlock(p, { x }, compute), () => compute({ x })].map((run) => {
+        const { grads } = tf.variableGrads(() => run().square().mean() as tf.Scalar, [p.all.lora!.B as unknown as tf.Variable]);
+        return Object.values(grads)[0].dataSync();
+      });
+      expectClose(got, want, (dtype === "float32" ? 2e-5 : 6e-2) * Math.max(...Array.from(want, Math.abs)), `section ${section} alone`);
+    }
+  });
 
 test("asBlock() gives the gradient to any tensor that somebody asks for, variable or not", () => {
   const one = CASES[1];

@@ -1,5 +1,6 @@
 /** What the ops of vision-language decoders are tried with in ops.test.ts. */
 import { tf } from "vitrine/engine";
+import "vitrine/nn/columns";
 import "vitrine/nn/cross-entropy";
 import "vitrine/nn/gated";
 import "vitrine/nn/patches";
@@ -70,6 +71,13 @@ export const decoderTrials = (noise: Noise): { [op: string]: Trial } => {
           inputs: { rows: noise([3, 5]), labels: labels(1, -100, 0, -100, 7) },
           attributes: { ignored: -100, smoothing },
         })),
+    },
+    TakeColumns: {
+      cases: () => [
+        { inputs: { x: noise([1, 1]) }, attributes: { parts: 1, width: 1, from: 0, count: 1 } },
+        { inputs: { x: noise([3, 5]) }, attributes: { parts: 1, width: 5, from: 1, count: 3 } },
+        { inputs: { x: noise([2, 3, 12]) }, attributes: { parts: 3, width: 4, from: 3, count: 1 } },
+      ],
     },
     Patchify: {
       cases: () =>

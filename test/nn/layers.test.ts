@@ -2,7 +2,19 @@ import assert from "node:assert/strict";
 import { before, test } from "node:test";
 import { random } from "vitrine/data/random";
 import { engine, tf } from "vitrine/engine";
-import { activationName, attention, embedding, layerNorm, linear, mlp, patchEmbed } from "vitrine/nn/layers";
+import { splitColumns } from "vitrine/nn/columns";
+import {
+  activationName,
+  attention,
+  embedding,
+  fusedAttention,
+  fusedGatedMlp,
+  gatedMlp,
+  layerNorm,
+  linear,
+  mlp,
+  patchEmbed,
+} from "vitrine/nn/layers";
 import { causalMask, paddingMask } from "vitrine/nn/masks";
 import { gelu } from "vitrine/nn/ops";
 import { expectClose, expectSame, messageOf, take } from "../support/close";
@@ -57,6 +69,47 @@ test("attention() of one head equals its definition, and refuses heads that do n
   expectClose(take(attention(p, x, { heads: 1 })), want, 1e-6);
   assert.notDeepEqual(take(attention(p, x, { heads: 2 })), want);
   await messageOf(() => attention(p, x, { heads: 3 }), "width 4 does not divide into 3 heads (num_attention_heads)");
+});
+
+test("splitColumns() takes sections out of every part, and says what does not add up", async () => {
+  const x = tf.range(0, 24, 1, "int32").reshape([2, 12]).cast("float32") as tf.Tensor2D;
+  const [a, b] = splitColumns(x, [3, 1], 3);
+  assert.deepEqual(a.arraySync(), [
+    [0, 1, 2, 4, 5, 6, 8, 9, 10],
+    [12, 13, 14, 16, 17, 18, 20, 21, 22],
+  ]);
+  assert.deepEqual(b.arraySync(), [
+    [3, 7, 11],
+    [15, 19, 23],
+  ]);
+  await messageOf(() => splitColumns(x, [3, 2], 2), "x is [2,12], but 2 parts of 3 + 2 columns are 10");
+});
+
+test("fusedAttention() and fusedGatedMlp() are those of separate weights, in either order of columns", async () => {
+  const [B, N, D, heads, groups, dh] = [2, 5, 12, 6, 2, 4];
+  const p = { q: layer(D, heads * dh), k: layer(D, groups * dh), v: layer(D, groups * dh), out: layer(heads * dh, D) };
+  const x = noise(B, N, D) as tf.Tensor3D;
+  const want = take(attention(p, x, { heads, groups }));
+  const rowsOf = (name: "weight" | "bias", parts: number) =>
+    tf.concat(
+      Array.from({ length: parts }, (_, i) =>
+        [p.q, p.k, p.v].map(({ [name]: y }) => {
+          const count = y.shape[0] / parts;
+          return y.slice(i * count, count);
+        }),
+      ).flat(),
+    );
+  for (const parts of [1, groups]) {
+    const qkv = { weight: rowsOf("weight", parts) as tf.Tensor2D, bias: rowsOf("bias", parts) as tf.Tensor1D };
+    expectClose(take(fusedAttention({ qkv, out: p.out }, x, { heads, groups, parts })), want, 1e-6, `${parts} parts`);
+  }
+  await messageOf(() => fusedAttention({ qkv: layer(D, 3 * D), out: p.out }, x, { heads: 5 }), "width 12 does not divide into 5 heads");
+  const ff = { gate: layer(D, 7), up: layer(D, 7), down: layer(7, D) };
+  const gateUp = {
+    weight: tf.concat([ff.gate.weight, ff.up.weight]) as tf.Tensor2D,
+    bias: tf.concat([ff.gate.bias, ff.up.bias]) as tf.Tensor1D,
+  };
+  expectClose(take(fusedGatedMlp({ gateUp, down: ff.down }, x)), take(gatedMlp(ff, x)), 1e-6);
 });
 
 test("causalMask() and paddingMask() block with finite numbers, also together", () => {
@@ -125,8 +178,8 @@ test("embedding() picks rows; mlp() is two layers with an activation between", (
   expectSame(mlp(p, x, "gelu").dataSync(), linear(p.fc2, gelu(linear(p.fc1, x))).dataSync());
 });
 
-test("activationName() knows gelu and quick_gelu and names them when it is asked for another", async () => {
+test("activationName() knows the names of configs and says them when it is asked for another", async () => {
   assert.equal(activationName("gelu"), "gelu");
-  await messageOf(() => activationName("gelu_new"), 'hidden_act "gelu_new" is not known; known: gelu, quick_gelu');
+  await messageOf(() => activationName("mish"), 'hidden_act "mish" is not known; known: gelu, quick_gelu');
   await messageOf(() => activationName("constructor"), 'hidden_act "constructor" is not known');
 });

@@ -39,6 +39,10 @@ export function withPixels(prompt: Prompt, { values, shape }: { values: Float32A
 export type Ask = (model: VisionLanguageModel, text: string, pictures: Picture[]) => Prompt;
 const plainly: Ask = (model, text, pictures) => model.prompt(text, pictures);
 
+/** The oracle's `text_raw` of a greedy answer's ids. */
+export type TextOf = (model: VisionLanguageModel, ids: number[]) => string;
+const decoded: TextOf = (model, ids) => model.tokenizer.decode(ids, { skipSpecialTokens: false });
+
 /** One prompt of the oracle with its own pixels, after a check of its ids. */
 async function promptOf(oracle: Oracle, checks: Checks, model: VisionLanguageModel, wanted: Cases, ask: Ask): Promise<Prompt> {
   const inputs = wanted.inputs as string[];
@@ -51,10 +55,13 @@ async function promptOf(oracle: Oracle, checks: Checks, model: VisionLanguageMod
     1,
     prompt.images.every((i) => i.places.length === i.end - i.start) ? [] : ["places differ"],
   );
-  return withPixels(prompt, named("pixel_values"));
+  if (inputs.some((name) => name.endsWith("pixel_values"))) return withPixels(prompt, named("pixel_values"));
+  // Pictures in their own size: an array for each.
+  const images = prompt.images.map((span, i) => withPixels({ ...prompt, images: [span] }, named(`pixel_values.${i}`)).images[0]);
+  return { ...prompt, images };
 }
 
-const run = (model: VisionLanguageModel, prompt: Prompt, tap: Tap = noTap): tf.Tensor3D =>
+export const run = (model: VisionLanguageModel, prompt: Prompt, tap: Tap = noTap): tf.Tensor3D =>
   tf.tidy(() =>
     model.language.logits(model.language.forward({ embeddings: model.embedPrompt(prompt, { tap }), tap: at(tap, "language") })),
   );
@@ -64,7 +71,11 @@ export async function checkVisionLanguage(
   oracle: Oracle,
   checks: Checks,
   model: VisionLanguageModel,
-  { ask = plainly, extra }: { ask?: Ask; extra?(seen: Recording["seen"], wanted: Cases, prompt: Prompt): Promise<void> } = {},
+  {
+    ask = plainly,
+    extra,
+    textOf = decoded,
+  }: { ask?: Ask; textOf?: TextOf; extra?(seen: Recording["seen"], wanted: Cases, prompt: Prompt): Promise<void> } = {},
 ): Promise<void> {
   const wanted = named(oracle, "image_prompt");
   const prompt = await promptOf(oracle, checks, model, wanted, ask);
@@ -74,7 +85,7 @@ export async function checkVisionLanguage(
   const two = named(oracle, "two_images");
   if (two) prompts.set("two_images", await checkTwo(oracle, checks, model, two, ask));
   for (const generation of oracle.cases.generation)
-    await checkGreedy(oracle, checks, model, generation, prompts.get(generation.name) ?? model.prompt(generation.text, []));
+    await checkGreedy(oracle, checks, model, generation, prompts.get(generation.name) ?? model.prompt(generation.text, []), textOf);
   await checkTraining(oracle, checks, model, prompt);
 }
 
@@ -200,7 +211,14 @@ async function checkTwo(oracle: Oracle, checks: Checks, model: VisionLanguageMod
 }
 
 /** Greedy decoding with a cache, as many tokens as the oracle has. */
-async function checkGreedy(oracle: Oracle, checks: Checks, model: VisionLanguageModel, wanted: Cases, prompt: Prompt): Promise<void> {
+export async function checkGreedy(
+  oracle: Oracle,
+  checks: Checks,
+  model: VisionLanguageModel,
+  wanted: Cases,
+  prompt: Prompt,
+  textOf = decoded,
+): Promise<void> {
   const { language } = model;
   const cache = language.makeCache(prompt.ids.length + NEW_TOKENS);
   const [ids, steps]: [number[], tf.Tensor[]] = [[], []];
@@ -218,11 +236,7 @@ async function checkGreedy(oracle: Oracle, checks: Checks, model: VisionLanguage
   await checks.tensor(`generation (${wanted.name}): logits`, tf.stack(steps), oracle.array(wanted.step_logits), FLOAT);
   tf.dispose(steps);
   const known = ids.filter((id) => id < model.tokenizer.vocabSize); // a padded table has rows that no token has
-  checks.exact(
-    `generation (${wanted.name}): text`,
-    1,
-    model.tokenizer.decode(known, { skipSpecialTokens: false }) === wanted.text_raw ? [] : ["the decoded text differs"],
-  );
+  checks.exact(`generation (${wanted.name}): text`, 1, textOf(model, known) === wanted.text_raw ? [] : ["the decoded text differs"]);
 }
 
 /** Next-token loss where labels are not -100. */

@@ -1,0 +1,237 @@
+/**
+ * npm run train:emoji-vl: makes `data/models/emoji-vl` from nothing: a vocabulary from captions and questions, a small InternVL (InternViT, pixel shuffle,
+ * MLP, Qwen2 decoder) that learns to answer about emoji, its recipe, its curve, and its answers about pictures it has never seen.
+ * `-- --steps N --out DIR` changes the length and the place.
+ */
+import { mkdirSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import { COLOURS } from "../data/colours";
+import { dataset } from "../data/index";
+import type { Split } from "../data/kin";
+import {
+  compose,
+  type Drawn,
+  drawn,
+  NOTHING,
+  NUMBERS,
+  QUESTIONS,
+  scatter,
+  type Scene,
+  single,
+  type Topic,
+  turnsOf,
+} from "../data/questions";
+import { type Random, mixSeeds, random, shuffle } from "../data/random";
+import { interruptOnCtrlC, interruptSignal } from "../engine/interrupt";
+import { engine, type tf } from "../engine/index";
+import { writeFileAtomic } from "../files/atomic";
+import { loadTileProcessor } from "../image/tiles";
+import { load } from "../models/index";
+import { type InternVLConfig, type InternVLParams, internVLConfig, internVLSpec } from "../models/internvl";
+import type { VisionLanguageModel } from "../models/loaded";
+import { saveModel } from "../models/save";
+import { withTrainable } from "../nn/trainable";
+import { trainByteBpe } from "../text/byte-bpe";
+import { accuracy, choice, type Pupil } from "./answers";
+import { jitter } from "./augment";
+import { answerLoss, type Conversation, type Exchange, teacher } from "./conversations";
+import { chatTemplate, configOf, FRAME, preprocessorOf, SPECIAL, tokenizerSettings, videoProcessorOf } from "./emoji-vl-files";
+import { freshWeights } from "./fresh";
+import { type Row, train } from "./loop";
+
+type Model = VisionLanguageModel<InternVLParams>;
+
+/** Everything that decides the result; committed beside the weights. */
+const recipe = {
+  data: "emoji (Twemoji style), split train, English, skin tones included: names, colours, groups, counts and places",
+  vocabSize: 2048,
+  contextLength: 1024,
+  imageSize: 64,
+  patchSize: 8,
+  maxPatches: 4,
+  vision: { hidden_size: 128, intermediate_size: 512, num_hidden_layers: 6, num_attention_heads: 4 },
+  text: { hidden_size: 192, intermediate_size: 512, num_hidden_layers: 4, num_attention_heads: 6, num_key_value_heads: 2 },
+  batchSize: 64,
+  /** Shares of conversations about one emoji, about up to four in one picture, and about two pictures. */
+  mix: { single: 0.5, scattered: 0.35, pair: 0.15 },
+  /** Every so many batches one is of large pictures, cut into tiles, a quarter as many conversations. */
+  tiledEvery: 8,
+  steps: 2400,
+  learningRate: 1.5e-3,
+  warmupSteps: 0.05,
+  schedule: "cosine" as const,
+  weightDecay: 0.1,
+  betas: [0.9, 0.98] as [number, number],
+  maxGradNorm: 1,
+  bf16: true,
+  augment: { shift: 0.1, zoom: 0.25, turn: 12, colour: 0.06 },
+  seed: 0,
+};
+const { imageSize: SIDE } = recipe;
+/** Four cells in a picture of one tile, and pictures of several tiles with an emoji in each. */
+const CELLS = { rows: 2, columns: 2, side: SIDE / 2 };
+const LARGE = [
+  { rows: 2, columns: 2, side: SIDE },
+  { rows: 1, columns: 2, side: SIDE },
+  { rows: 2, columns: 1, side: SIDE },
+];
+
+async function main(): Promise<void> {
+  const { values } = parseArgs({ options: { steps: { type: "string" }, out: { type: "string" } } });
+  const steps = values.steps ? Number(values.steps) : recipe.steps;
+  const out = values.out ?? join(process.cwd(), "data", "models", "emoji-vl");
+  interruptOnCtrlC();
+  console.log((await engine()).why);
+  const emoji = await drawings("train", true);
+  const start = join(out, "start");
+  const config = await writeStart(start, emoji);
+  const { model, variables } = withTrainable(await load<Model>(start));
+  const pupil = pupilOf(model, config, start);
+  const test = await drawings("test", false);
+  const began = performance.now();
+  const rows = await fit(pupil, variables, emoji, test, steps);
+  const minutes = (performance.now() - began) / 60_000;
+  await saveModel(model, out, { dtype: "bfloat16" });
+  rmSync(start, { recursive: true });
+  const measured = await measure(pupilOf(await load<Model>(out), config, out), test);
+  await writeFileAtomic(join(out, "recipe.json"), json({ ...recipe, steps }));
+  await writeFileAtomic(join(out, "curve.jsonl"), rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
+  await writeFileAtomic(join(out, "results.json"), json({ steps: rows.length, minutes: Number(minutes.toFixed(1)), answers: measured }));
+}
+
+const json = (x: unknown) => `${JSON.stringify(x, null, 2)}\n`;
+
+/** Every emoji of a split with its picture and colour. */
+async function drawings(split: Split, skinTones: boolean): Promise<Drawn[]> {
+  const rows = await dataset("emoji", { split, skinTones, size: SIDE });
+  return Promise.all(rows.map(async (row) => drawn(row, await row.image())));
+}
+
+/** The untrained checkpoint: vocabulary, configs, random weights. */
+async function writeStart(folder: string, emoji: Drawn[]): Promise<InternVLConfig> {
+  mkdirSync(folder, { recursive: true });
+  const answers = [...COLOURS, ...NUMBERS, NOTHING];
+  const places = turnsOf(compose([undefined, undefined, undefined, undefined], CELLS)).map(({ question }) => question);
+  const texts = emoji.flatMap(({ caption, group }) => [caption, group, ...answers, ...places, ...Object.values(QUESTIONS).flat()]);
+  const { vocabSize, idOf } = await trainByteBpe(texts, {
+    vocabSize: recipe.vocabSize,
+    folder,
+    special: SPECIAL,
+    settings: tokenizerSettings(recipe.contextLength),
+  });
+  const raw = configOf(recipe, vocabSize, idOf);
+  const config = internVLConfig(raw);
+  await freshWeights(folder, internVLSpec(config), { seed: recipe.seed });
+  const files = {
+    "config.json": raw,
+    "generation_config.json": { eos_token_id: idOf[FRAME.end] },
+    "preprocessor_config.json": preprocessorOf(recipe),
+    "processor_config.json": { processor_class: "InternVLProcessor", image_seq_length: raw.image_seq_length },
+    "video_preprocessor_config.json": videoProcessorOf(recipe),
+  };
+  for (const [name, value] of Object.entries(files)) await writeFileAtomic(join(folder, name), json(value));
+  await writeFileAtomic(join(folder, "chat_template.jinja"), chatTemplate);
+  return config;
+}
+
+const pupilOf = (model: Model, config: InternVLConfig, folder: string): Pupil => ({
+  model,
+  config,
+  teacher: teacher(model, loadTileProcessor(folder), FRAME, config.image_seq_length),
+});
+
+async function fit(pupil: Pupil, variables: tf.Variable[], emoji: Drawn[], test: Drawn[], steps: number): Promise<Row[]> {
+  const { learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16 } = recipe;
+  const rows: Row[] = [];
+  const run = train({
+    variables,
+    batches: batches(pupil, emoji),
+    loss: answerLoss(pupil.model, pupil.config),
+    steps,
+    learningRate,
+    warmupSteps,
+    schedule,
+    weightDecay,
+    betas,
+    maxGradNorm,
+    bf16,
+    noDecay: (v) => v.rank < 2,
+    signal: interruptSignal(),
+  });
+  for await (const row of run) {
+    rows.push({
+      ...row,
+      loss: Number(row.loss.toFixed(4)),
+      gradNorm: Number(row.gradNorm.toFixed(3)),
+      seconds: Number(row.seconds.toFixed(3)),
+    });
+    if (row.step % 20 === 0) console.log(`step ${row.step}/${steps}  loss ${row.loss.toFixed(3)}  ${row.seconds.toFixed(2)} s`);
+    if (row.step % 250 === 0 && row.step < steps) console.log(JSON.stringify(await measure(pupil, test, 100)));
+  }
+  return rows;
+}
+
+function* batches({ teacher }: Pupil, emoji: Drawn[]) {
+  const next = random(mixSeeds(recipe.seed, 1));
+  const one = () => emoji[Math.floor(next() * emoji.length)];
+  const moved = () => {
+    const it = one();
+    return { ...it, picture: jitter(it.picture, next, recipe.augment) };
+  };
+  const several = (most: number) => Array.from({ length: Math.floor(next() * most) + 1 }, moved);
+  const scattered = () => scatter(several(4), CELLS, next);
+  const small = () => (next() < recipe.mix.single / (recipe.mix.single + recipe.mix.scattered) ? single(moved()) : scattered());
+  const tiled = () => {
+    const grid = LARGE[Math.floor(next() * LARGE.length)];
+    return scatter(several(grid.rows * grid.columns), grid, next);
+  };
+  for (let step = 0; ; step++) {
+    const large = step % recipe.tiledEvery === recipe.tiledEvery - 1;
+    const count = large ? recipe.batchSize / 4 : recipe.batchSize;
+    yield teacher.batch(
+      Array.from({ length: count }, () => {
+        if (large) return talk(tiled(), next, 3);
+        return next() < recipe.mix.pair ? [...talk(small(), next, 2), ...talk(small(), next, 2)] : talk(small(), next, 4);
+      }),
+    );
+  }
+}
+
+/** Up to so many of the questions about a scene, in random order, the picture with the first. */
+function talk(scene: Scene, next: Random, most: number): Conversation {
+  const turns = shuffle(turnsOf(scene, next), next).slice(0, most);
+  return turns.map(({ question, answer }, i) => ({ question, answer, picture: i === 0 ? scene.picture : undefined }));
+}
+
+/** The topic's questions about scenes, each alone and asked the first way. */
+const asked = (scenes: Scene[], topic: Topic): Exchange[] =>
+  scenes.flatMap((scene) =>
+    turnsOf(scene)
+      .filter((turn) => turn.topic === topic)
+      .map(({ question, answer }) => ({ question, answer, picture: scene.picture })),
+  );
+
+/** Greedy answers about pictures never seen in training, beside what always giving the most frequent answer would reach. */
+async function measure(pupil: Pupil, emoji: Drawn[], scenes = 400): Promise<object> {
+  const next = random(mixSeeds(recipe.seed, 2));
+  const among = (count: number) => shuffle(emoji, next).slice(0, count);
+  const many = (grid: (typeof LARGE)[number]) =>
+    Array.from({ length: scenes }, (_, i) => scatter(among((i % (grid.rows * grid.columns)) + 1), grid, next));
+  const [alone, scattered, large] = [emoji.map(single), many(CELLS), many(LARGE[0])];
+  const captions = asked(alone, "caption");
+  return {
+    colour: await accuracy(pupil, asked(alone, "colour")),
+    kind: await accuracy(pupil, asked(alone, "kind")),
+    count: await accuracy(pupil, asked(scattered, "count")),
+    place: await accuracy(pupil, asked(scattered, "place")),
+    "count in tiles": await accuracy(pupil, asked(large, "count")),
+    "place in tiles": await accuracy(pupil, asked(large, "place")),
+    caption: { "right of 10": await choice(pupil, captions), chance: 0.1, ...(await accuracy(pupil, captions)) },
+  };
+}
+
+main().catch((error) => {
+  console.error((error as Error).message);
+  process.exitCode = 1;
+});
