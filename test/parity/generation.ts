@@ -1,5 +1,6 @@
 /** Greedy answers, token by token with a cache, of a decoder or of an encoder and its decoder. */
 import { tf } from "vitrine/engine";
+import { collect, generate } from "vitrine/generate";
 import type { LanguageModel, Prompt, VisionLanguageModel } from "vitrine/models/loaded";
 import { type Cases, type Checks, FLOAT, type Oracle } from "./check";
 
@@ -43,6 +44,8 @@ export async function checkGeneration(
   const { ids, logits } = await greedy(model.language, embeddings, wanted.new_ids.length);
   checks.exact(`${title}: ids`, 1, String(ids) === String(wanted.new_ids) ? [] : [`${ids}, expected ${wanted.new_ids}`]);
   await checks.tensor(`${title}: logits`, logits, oracle.array(wanted.step_logits), FLOAT);
+  const said = await collect(generate(model.language, { embeddings, maxNewTokens: ids.length, ignoreEos: true }));
+  checks.exact(`${title}: ids of generate()`, 1, String(said.ids) === String(ids) ? [] : [`${said.ids}`]);
   const known = ids.filter((id) => id < model.tokenizer.vocabSize); // a padded table has rows that no token has
   const text = model.tokenizer.decode(known, { skipSpecialTokens: false });
   checks.exact(
