@@ -18,7 +18,6 @@ import { cosine, expectClose, expectSame, farthest, keepsTensorCount, messageOf 
 before(() => engine().then(() => {}));
 
 const ORACLE = join(__dirname, "..", "oracle");
-const TOWERS = join(ORACLE, "towers");
 
 function allHold(checks: Checks): void {
   assert.ok(checks.rows.length > 0);
@@ -44,7 +43,7 @@ function loadPart<S>(folder: string, spec: S, dtype: Dtype = "float32") {
 }
 
 test("readPicture() gives the Q-Former's hidden states and attentions of transformers", async () => {
-  const oracle = openOracle(TOWERS, "blip2_opt");
+  const oracle = openOracle(ORACLE, "blip2_opt");
   const folder = join(ORACLE, "blip2_opt", "model");
   const { config, tensors, close } = openCheckpoint(folder);
   const c = qFormerConfig(config.qformer_config);

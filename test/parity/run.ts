@@ -6,10 +6,12 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { type Check, openOracle } from "./check";
 import { table } from "../support/table";
+import { checkBlip2Generation } from "./blip2-generation";
 import { checkBlip2Retrieval } from "./blip2";
 import { checkClip } from "./clip";
 import { checkInternVL, checkInternVLChat } from "./internvl";
 import { checkLlava } from "./llava";
+import { checkMiniGpt4 } from "./minigpt4";
 import { checkOvis2 } from "./ovis2";
 import { checkOvis25 } from "./ovis25";
 import { checkSiglip } from "./siglip";
@@ -28,6 +30,11 @@ const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => P
   llava_next: checkLlava,
   llava_onevision: checkLlava,
   ovis2: checkOvis2,
+  blip2_opt: checkBlip2Generation,
+  blip2_t5: checkBlip2Generation,
+  instructblip: checkBlip2Generation,
+  instructblip_t5: checkBlip2Generation,
+  minigpt4: checkMiniGpt4,
   ovis2_5: checkOvis25,
 };
 
