@@ -135,11 +135,11 @@ export function matchingLogits(
   p: Blip2Params,
   c: Blip2Config,
   states: tf.Tensor3D,
-  text: Blip2Text,
+  { ids, padding }: Blip2Text,
   { mask, tap = noTap }: Watched = {},
 ): tf.Tensor2D {
   return tf.tidy(() => {
-    const x = qFormer(p.qformer, c.qformer_config, { queries: queriesFor(p, states), states, ...text, mask: mask ?? "matching" }, tap);
+    const x = qFormer(p.qformer, c.qformer_config, { queries: queriesFor(p, states), states, ids, padding, mask: mask ?? "matching" }, tap);
     return linear(p.matching, queryRows(x, c.num_query_tokens)).mean(1) as tf.Tensor2D;
   });
 }
@@ -158,14 +158,19 @@ export function wordLogits(
   p: Blip2Params,
   c: Blip2Config,
   states: tf.Tensor3D,
-  text: Blip2Text,
+  { ids, padding }: Blip2Text,
   { mask, tap = noTap }: Watched = {},
 ): tf.Tensor3D {
   const { language } = p;
   if (!language) throw new Error("this checkpoint has no language head (cls.predictions.…); image-grounded generation needs one");
   return tf.tidy(() => {
     const Q = c.num_query_tokens;
-    const x = qFormer(p.qformer, c.qformer_config, { queries: queriesFor(p, states), states, ...text, mask: mask ?? "generation" }, tap);
+    const x = qFormer(
+      p.qformer,
+      c.qformer_config,
+      { queries: queriesFor(p, states), states, ids, padding, mask: mask ?? "generation" },
+      tap,
+    );
     return languageLogits(language, p.qformer.words!, c.qformer_config, x.slice([0, Q, 0], [-1, -1, -1]));
   });
 }
