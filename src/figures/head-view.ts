@@ -139,9 +139,9 @@ const lineTrace = ({ head, opacity, x, y }: Lines, k: number): object => ({
 const side = (tokens: readonly string[], x: 0 | 1): object => ({
   type: "scatter",
   mode: "text",
-  x: tokens.map(() => x),
+  x: tokens.map(() => (x === 0 ? -0.012 : 1.012)),
   y: tokens.map((_, i) => i),
-  text: tokens.map((token) => (x === 0 ? `${escapeText(token, 18)} ` : ` ${escapeText(token, 18)}`)),
+  text: tokens.map((token) => escapeText(token, 18)),
   textposition: x === 0 ? "middle left" : "middle right",
   textfont: { size: 12 },
   cliponaxis: false,
