@@ -31,7 +31,7 @@ export function activationLayers(rows: readonly Statistics[], { title = "Activat
     aspect: 0.52,
     left: 62,
     right: 24,
-    top: 100 + 20 * Math.ceil(lines.size / 4),
+    top: 114 + 20 * Math.ceil(lines.size / 4),
     bottom: 48,
     gapX: 66,
     gapY: 62,

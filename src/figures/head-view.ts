@@ -57,7 +57,7 @@ export function headView(
   return {
     data: [...drawn[shown].map((one, k) => lineTrace(one, k)), side(queries, 0), side(tokens, 1)],
     layout: baseLayout(escapeText(title), note, {
-      xaxis: { visible: false, range: [-0.01, 1.01], fixedrange: true },
+      xaxis: { visible: false, range: [-0.0121, 1.0121], fixedrange: true },
       yaxis: { visible: false, range: [rows - 0.4, -0.6], fixedrange: true },
       showlegend: true,
       legend: { x: 1, xanchor: "right", y: 1, xref: "container", traceorder: "normal", font: { size: 11 } },
