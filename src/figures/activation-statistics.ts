@@ -27,7 +27,15 @@ export function activationLayers(rows: readonly Statistics[], { title = "Activat
     throw new RangeError(
       `activationLayers: none of ${rows.length} activations is of a layer, expected names such as vision.blocks.3.resid_post`,
     );
-  const { boxes, ...size } = placePanels(4, 2, { aspect: 0.52, left: 62, right: 24, top: 128, bottom: 48, gapX: 66, gapY: 62 });
+  const { boxes, ...size } = placePanels(4, 2, {
+    aspect: 0.52,
+    left: 62,
+    right: 24,
+    top: 114 + 20 * Math.ceil(lines.size / 4),
+    bottom: 48,
+    gapX: 66,
+    gapY: 62,
+  });
   const layout: Record<string, unknown> = {};
   boxes.forEach(({ x, y }, i) => {
     const suffix = i === 0 ? "" : String(i + 1);
@@ -66,7 +74,7 @@ export function activationLayers(rows: readonly Statistics[], { title = "Activat
       ...size,
       annotations: boxes.map((box, i) => panelTitle(box, PANELS[i].title)),
       showlegend: true,
-      legend: { orientation: "h", x: 0, y: 1.1, yanchor: "bottom" },
+      legend: { orientation: "h", x: 0, y: 1 - 66 / size.height, yref: "container", yanchor: "top" },
     }),
   };
 }

@@ -62,7 +62,7 @@ export function attentionShares(
           automargin: false,
         },
         yaxis: valueAxis("share of the attention", { range: [0, 1], tickformat: ".0%" }),
-        width: Math.max(420, Math.min(900, 150 + 34 * count)),
+        width: Math.max(560, Math.min(900, 150 + 34 * count)),
         height: 400,
         margin: { l: 72, r: 24, t: 108, b: count > 8 ? 104 : 44 },
       },

@@ -57,7 +57,7 @@ export function headView(
   return {
     data: [...drawn[shown].map((one, k) => lineTrace(one, k)), side(queries, 0), side(tokens, 1)],
     layout: baseLayout(escapeText(title), note, {
-      xaxis: { visible: false, range: [-0.01, 1.01], fixedrange: true },
+      xaxis: { visible: false, range: [-0.0121, 1.0121], fixedrange: true },
       yaxis: { visible: false, range: [rows - 0.4, -0.6], fixedrange: true },
       showlegend: true,
       legend: { x: 1, xanchor: "right", y: 1, xref: "container", traceorder: "normal", font: { size: 11 } },
@@ -139,9 +139,9 @@ const lineTrace = ({ head, opacity, x, y }: Lines, k: number): object => ({
 const side = (tokens: readonly string[], x: 0 | 1): object => ({
   type: "scatter",
   mode: "text",
-  x: tokens.map(() => x),
+  x: tokens.map(() => (x === 0 ? -0.012 : 1.012)),
   y: tokens.map((_, i) => i),
-  text: tokens.map((token) => (x === 0 ? `${escapeText(token, 18)} ` : ` ${escapeText(token, 18)}`)),
+  text: tokens.map((token) => escapeText(token, 18)),
   textposition: x === 0 ? "middle left" : "middle right",
   textfont: { size: 12 },
   cliponaxis: false,

@@ -43,7 +43,7 @@ export function logitLensGrid({ texts, probabilities }: LensTexts, tokens: reado
         zmin: 0,
         zmax: 1,
         colorscale: AMOUNT,
-        colorbar: colorBar("probability"),
+        colorbar: colorBar("probability", { len: 1, tickvals: [0, 0.5, 1] }),
         xgap: 1,
         ygap: 1,
         text: texts.map((row) => row.map((words) => escapeText(visible(words[0]), letters))),
@@ -59,7 +59,7 @@ export function logitLensGrid({ texts, probabilities }: LensTexts, tokens: reado
     ],
     layout: baseLayout(
       escapeText(title),
-      "what the head would say behind each layer. Read with care: only the last layer is trained to be<br>read this way, an earlier one may hold its content in another basis",
+      "what the head would say behind each layer; only the last is trained to be read so, earlier ones may mislead",
       {
         xaxis: {
           title: { text: "token at the position", standoff: 6 },
@@ -80,8 +80,8 @@ export function logitLensGrid({ texts, probabilities }: LensTexts, tokens: reado
           zeroline: false,
           automargin: false,
         },
-        width: Math.round(Math.max(620, left + right + cell * positions)),
-        height: Math.round(top + bottom + Math.max(20, Math.min(30, 520 / layers)) * layers),
+        width: Math.round(Math.max(760, left + right + cell * positions)),
+        height: Math.round(top + bottom + Math.max(20, Math.min(40, 520 / layers)) * layers),
         margin: { l: left, r: right, t: top, b: bottom },
       },
     ),

@@ -15,7 +15,7 @@ export function modelView(patterns: ArrayLike<Heads>, { title = "Every head of e
   const shapes = Array.from(patterns, (pattern) => headsOf("modelView", pattern));
   const heads = Math.max(...shapes.map(([count]) => count));
   const longest = Math.max(...shapes.flatMap(([, queries, keys]) => [queries, keys]));
-  const side = Math.min(longest, 32, Math.floor(Math.sqrt(MOST_CELLS / (heads * patterns.length))) - 1); // cells of a pattern, without the gap
+  const side = Math.min(longest, 40, Math.floor(Math.sqrt(MOST_CELLS / (heads * patterns.length))) - 1); // cells of a pattern, without the gap
   if (side < 2)
     throw new RangeError(
       `modelView: ${patterns.length} layers of ${heads} heads do not fit one figure; choose some layers: patterns.slice(0, 12)`,

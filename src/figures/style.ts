@@ -90,7 +90,7 @@ export function colorBar(title: string, more: object = {}): object {
 export function escapeText(text: string, most = 80): string {
   const letters = Array.from(String(text).replace(/[\u0000-\u001f\u007f-\u009f\u2028\u2029\u202a-\u202e\u2066-\u2069]/g, "␣"));
   const short = letters.length > most ? `${letters.slice(0, Math.max(1, most - 1)).join("")}…` : letters.join("");
-  return short.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/"/g, "&quot;").replace(/\$/g, "&#36;");
+  return short.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/"/g, "&#34;").replace(/\$/g, "&#36;");
 }
 
 /** `escapeText` with line breaks at spaces, each line at most `width` characters, at most `lines` lines. */

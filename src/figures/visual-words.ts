@@ -72,8 +72,9 @@ export function visualWords(
   const cells: Grid = [z.length, z[0].length];
   const [scaleX, scaleY] = [cells[1] / picture.width, cells[0] / picture.height];
   const [left, gap, beside] = [18, 150, 260];
-  const w = Math.min(WIDTH - left - gap - beside - 24, 440);
-  const h = Math.max(180, Math.min(520, (w * picture.height) / picture.width));
+  const scale = Math.min((WIDTH - left - gap - beside - 24) / picture.width, 480 / picture.height);
+  const [w, tall] = [picture.width * scale, picture.height * scale];
+  const h = Math.max(200, tall); // the bars need some room
   const plot = w + gap + beside;
   const { words: bars, entropy } = found[chosen];
   const place = places[chosen];
@@ -122,7 +123,7 @@ export function visualWords(
       escapeText(title),
       `${tokens} tokens, ${words} visual words; outlined: token ${chosen}, spread over ${round(Math.exp(entropy), 3)} words`,
       {
-        ...cellAxes(0, { x: [0, w / plot], y: [0, 1] }, cells),
+        ...cellAxes(0, { x: [0, w / plot], y: [1 - tall / h, 1] }, cells),
         xaxis2: {
           domain: [(w + gap) / plot, 1 - 44 / plot],
           anchor: "y2",

@@ -19,7 +19,7 @@ export type Looked = Pick<ImageSpan, "picture" | "start" | "places">;
  * picture; the mean of all tokens first. 1 is what an even look at the picture would give; all maps share one scale unless `scale` is "own". The share of
  * the attention that falls on the picture stands in each title.
  *
- * A look is not yet a use: `ablate(answerWithout(model, asked), places of the brightest tokens, ...)` tells whether the answer needed what it looked at.
+ * A look is not yet a use: `checkLook(model, asked, rows[i], image)` tells whether the answer needed what it looked at; `ablationCheck` draws it.
  *
  * rows: [tokens][keys], of `meanPattern(await answerAttention(model, asked))`, or any numbers, 0 or more, one for each key; tokens: their texts;
  * image: of `prompt.images`.

@@ -4,6 +4,7 @@ import { tf } from "vitrine/engine";
 import { ablate, heaviest } from "vitrine/inside/ablation";
 import { answerLogits, answerLogProb, type Asked } from "vitrine/inside/answer";
 import { activationWithout, answerWithout, blockKeys, type HeldScore, type KnockOut, replaceRows } from "vitrine/inside/knock-out";
+import { checkLook, checkPatches } from "vitrine/inside/look-check";
 import type { VisionLanguageModel } from "vitrine/models";
 import { record, type Tap } from "vitrine/nn/tap";
 import { inputs, loadClip } from "../support/clip";
@@ -139,4 +140,30 @@ test("heaviest() by count and by share", () => {
   assert.deepEqual(heaviest([0.1, 0.4, 0.4, 0.1], 3), [1, 2, 0]);
   assert.deepEqual(heaviest(Float32Array.from([1, 2, 3, 4]), 0.5), [3, 2]);
   assert.throws(() => heaviest([1, 2], 3), /count is 3, expected 1 to 2/);
+});
+
+test("checkLook() takes away the image tokens that a row weighs most", () =>
+  keepsTensorCount(async () => {
+    const { images } = asked.prompt;
+    const row = Array.from({ length: asked.prompt.ids.length }, (_, i) => ((i * 7) % 11) / 11);
+    const found = await checkLook(model, asked, row, images[0], { count: 3, draws: 4 });
+    assert.deepEqual([found.size, found.of, found.random.length], [3, pictures.length, 4]);
+    const chosen = heaviest(row.slice(images[0].start, images[0].end), 3).map((i) => images[0].start + i);
+    await using(answerWithout(model, asked), async (score) => {
+      assert.equal(found.chosen, await score(chosen));
+      assert.equal(found.intact, await score([]));
+    });
+    await messageOf(() => checkLook(model, asked, [1, 2], images[0]), "the row has 2 weights");
+  }));
+
+test("checkPatches() of CLIP takes away patches, and a patch too many is an error", async () => {
+  const clip = await loadClip();
+  const first = inputs().pixels.slice([0, 0, 0, 0], [1, -1, -1, -1]);
+  const run = (tap?: Tap) => tf.tidy(() => clip.encodeImage(first, tap).sum());
+  const values = Array.from({ length: 16 }, (_, i) => (i === 5 ? 1 : 0));
+  const found = await checkPatches(run, values, { count: 1, draws: 3 });
+  assert.equal(found.chosen, await activationWithout(run, "vision.patch_embed")([5]));
+  assert.deepEqual([found.size, found.of], [1, 16]);
+  await assert.rejects(checkPatches(run, [...values, 2], { count: 1, draws: 0 }), /place 16 is not among the 16 tokens/);
+  clip.dispose();
 });
