@@ -68,7 +68,7 @@ export const answerLogProb = (model: Talker, asked: Asked, reading?: Reading): t
  */
 export async function answerAttention(model: Talker, { prompt, answer }: Asked): Promise<number[][][][]> {
   if (answer.length === 0) throw new RangeError("answerAttention: the answer has no tokens, expected at least one");
-  const wanted = model.language.encoder ? /^language\.blocks\.\d+\.cross\.pattern$/ : /^language\.blocks\.\d+\.attn\.pattern$/;
+  const wanted = model.language.encoder ? /^language\.blocks\.\d+\.cross_attn\.pattern$/ : /^language\.blocks\.\d+\.attn\.pattern$/;
   const rows: tf.Tensor[] = [];
   const A = answer.length;
   const tap: Tap = (name, x) => {

@@ -109,7 +109,7 @@ export function answerWithout(
 /** Where the prompt's tokens are looked at: the decoder's own attention, or the encoder's and what the decoder reads of it. */
 function scoresOf({ language }: Talker, layers?: readonly number[]): RegExp {
   const n = layers ? `(${layers.join("|")})` : "\\d+";
-  const parts = language.encoder ? `(encoder\\.blocks\\.${n}\\.attn|blocks\\.${n}\\.cross)` : `blocks\\.${n}\\.attn`;
+  const parts = language.encoder ? `(encoder\\.blocks\\.${n}\\.attn|blocks\\.${n}\\.cross_attn)` : `blocks\\.${n}\\.attn`;
   return new RegExp(`^language\\.${parts}\\.attn_scores$`);
 }
 

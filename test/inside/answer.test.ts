@@ -2,9 +2,10 @@ import assert from "node:assert/strict";
 import { before, test } from "node:test";
 import { tf } from "vitrine/engine";
 import { answerAttention, answerLogits, answerLogProb, answerLogProbs, type Asked } from "vitrine/inside/answer";
+import { answerWithout } from "vitrine/inside/knock-out";
 import type { VisionLanguageModel } from "vitrine/models";
 import { record } from "vitrine/nn/tap";
-import { expectClose, keepsTensorCount, messageOf } from "../support/close";
+import { expectClose, keepsTensorCount, messageOf, take } from "../support/close";
 import { talker } from "./support";
 
 let model: VisionLanguageModel;
@@ -55,3 +56,24 @@ test("an answer of one token, and of none", async () => {
     await messageOf(() => answerAttention(model, { ...asked, answer: [] }), "the answer has no tokens");
   });
 });
+
+test("an encoder's prompt: BLIP-2 with Flan-T5 says its greedy answer, and looks at the prompt through the cross-attention", () =>
+  keepsTensorCount(async () => {
+    const { model: t5, asked: question } = await talker("blip2_t5");
+    const logits = answerLogits(t5, question);
+    assert.deepEqual([...tf.tidy(() => logits.argMax(1).dataSync())], [...question.answer]);
+    logits.dispose();
+    const layers = await answerAttention(t5, question);
+    assert.deepEqual([layers.length, layers[0][0].length, layers[0][0][0].length], [t5.language.layers, 4, question.prompt.ids.length]);
+    for (const row of layers.flat(2)) expectClose([row.reduce((a, b) => a + b)], [1], 1e-5);
+    const want = take(answerLogProb(t5, question));
+    const { start, end } = question.prompt.images[0];
+    const places = Array.from({ length: end - start }, (_, i) => start + i);
+    for (const how of ["mean", "block"] as const) {
+      const score = answerWithout(t5, question, { how });
+      expectClose([await score([])], want, 1e-5);
+      assert.ok(Math.abs((await score(places.slice(1))) - want[0]) > 1e-5, how);
+      score.dispose();
+    }
+    t5.dispose();
+  }));

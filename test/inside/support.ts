@@ -6,16 +6,16 @@ import { load, type VisionLanguageModel } from "vitrine/models";
 import { ORACLE } from "../support/clip";
 import { openOracle } from "../parity/check";
 
-/** InternVL with random weights, its first prompt about a picture, and what it answers by itself. */
+/** A model with random weights, a prompt about a picture, and how its own answer begins. */
 export async function talker(
   family = "internvl_hf",
 ): Promise<{ model: VisionLanguageModel; asked: Asked; picture: Picture; text: string }> {
   const oracle = openOracle(ORACLE, family);
-  const [wanted] = oracle.cases.forward;
+  const [[forward], [generation]] = [oracle.cases.forward, oracle.cases.generation];
   const model = await load<VisionLanguageModel>(join(oracle.folder, "model"));
-  const picture = await readPicture(join(oracle.root, wanted.image ?? wanted.images[0]));
-  const answer = oracle.cases.generation[0].new_ids.slice(0, 4) as number[];
-  return { model, picture, text: wanted.text, asked: { prompt: model.prompt(wanted.text, [picture]), answer } };
+  const [text, file] = generation.prompt ? [generation.prompt, generation.image] : [forward.text, forward.image ?? forward.images[0]];
+  const picture = await readPicture(join(oracle.root, file));
+  return { model, picture, text, asked: { prompt: model.prompt(text, [picture]), answer: generation.new_ids.slice(0, 4) } };
 }
 
 /** Another picture of the same size: the same colours, upside down. */
