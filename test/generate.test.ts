@@ -15,7 +15,7 @@ import { embed, openTower, picturePrompt, type Tower } from "./support/talk";
 let tower: Tower;
 before(async () => {
   await engine();
-  tower = openTower();
+  tower = await openTower();
 });
 
 type Case = { prompt: number[]; ends: number[]; options: GenerationOptions; answers: { ids: number[]; score?: number }[] };
@@ -34,8 +34,8 @@ function watched(model: LanguageModel): { model: LanguageModel; rows: Float32Arr
 
 test("greedy answers are the oracle's, with its scores at every step", async () => {
   const [{ new_ids: want, step_logits, text }] = tower.oracle.cases.generation;
-  const { embeddings, ids } = picturePrompt(tower);
-  const tokenizer = await loadTokenizer(tower.folder);
+  const { embeddings, ids } = await picturePrompt(tower);
+  const tokenizer = await loadTokenizer(join(tower.oracle.folder, "model"));
   const { model, rows } = watched(tower.language);
   const answer = await collect(generate(model, { embeddings, ids, tokenizer, maxNewTokens: want.length, ignoreEos: true, logprobs: 3 }));
   assert.deepEqual(answer.ids, want);
@@ -115,7 +115,7 @@ test("drawn answers are the same with the same seed, and greedy ones when nothin
 });
 
 test("end tokens, stop words and bad words do what they say", async () => {
-  const tokenizer = await loadTokenizer(tower.folder);
+  const tokenizer = await loadTokenizer(join(tower.oracle.folder, "model"));
   const embeddings = embed(tower, generation[0].prompt);
   const plain = await run({ embeddings, tokenizer, maxNewTokens: 12, ignoreEos: true });
   const end = plain.ids[4];
@@ -147,9 +147,9 @@ test("a long prompt in parts, a cache of the caller, a small room: the answer st
   const want = await run({ embeddings, maxNewTokens: 10, ignoreEos: true });
   // A model that claims to be large is given its prompt 64 tokens at a time.
   const large = { ...tower.language, hiddenSize: 8192, layers: 40 };
-  tower.language.given.length = 0;
+  tower.given.length = 0;
   const parts = await collect(generate(large, { embeddings, maxNewTokens: 10, ignoreEos: true }));
-  assert.deepEqual(tower.language.given.slice(0, 3), [64, prompt.length - 64, 1]);
+  assert.deepEqual(tower.given.slice(0, 3), [64, prompt.length - 64, 1]);
   assert.deepEqual(parts.ids, want.ids);
   const cache = tower.language.makeCache(4);
   await keepsTensorCount(async () => {

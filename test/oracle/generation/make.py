@@ -1,6 +1,6 @@
 """What transformers' own logits processors and `generate` give: python make.py  (torch 2.11, transformers 5.23; writes cases.json beside this file).
 
-The model is the language part of the InternVL beside it (../towers/internvl_hf/model). Scores are rounded to 7 digits.
+The model is the language part of the InternVL beside it (../internvl_hf/model). Scores are rounded to 7 digits.
 """
 import json
 import os
@@ -11,7 +11,7 @@ from transformers import AutoModelForImageTextToText, GenerationConfig
 from transformers.generation import logits_process as P
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-MODEL = os.path.join(HERE, "..", "towers", "internvl_hf", "model")
+MODEL = os.path.join(HERE, "..", "internvl_hf", "model")
 VOCAB = 64
 
 
