@@ -4,13 +4,13 @@
  */
 import { runInNewContext } from "node:vm";
 import { Tokenizer as Library } from "@huggingface/tokenizers";
-import { type AddedFlags, type Part, splitter } from "./added";
+import { type AddedFlags, type Literal, type Part, splitter } from "./added";
 import { precompiled, readRules } from "./precompiled";
 import type { TokenizerJson } from "./tokenizer-check";
 import { unigram } from "./unigram";
 
-/** Ids of a text, without the tokens around it. `asText`: added tokens that stand in it are letters like any others. */
-export type Encoder = (text: string, asText: boolean) => number[];
+/** Ids of a text, without the tokens around it. `literal`: where added tokens that stand in it are letters like any others. */
+export type Encoder = (text: string, literal: Literal) => number[];
 
 type Json = Record<string, unknown>;
 type Normalize = (text: string) => string;
@@ -58,16 +58,18 @@ function makeEncoder(json: TokenizerJson): Encoder {
     const parts = asText ? [{ text: normal, start: 0 }] : late(normal);
     return parts.flatMap((part) => (part.id === undefined ? model(cut(part.text, start + part.start), asText) : [part.id]));
   };
-  return (text, asText) => {
-    const parts: Part[] = asText ? [{ text, start: 0 }] : raw(text);
+  return (text, literal) => {
     const ids: number[] = [];
-    for (const part of parts) {
+    for (const part of raw(text, literal)) {
       if (part.id !== undefined) ids.push(part.id);
-      else if (part.text !== "") for (const id of plain(part, asText)) ids.push(id);
+      else if (part.text !== "") for (const id of plain(part, isLiteral(part, literal))) ids.push(id);
     }
     return ids;
   };
 }
+
+const isLiteral = ({ text, start }: Part, literal: Literal): boolean =>
+  typeof literal === "boolean" ? literal : literal.some(([from, to]) => start < to && start + text.length > from);
 
 /** The library without added tokens, which are split off before, and without a Unigram model, which is ours. */
 function openLibrary(json: TokenizerJson): Opened {
