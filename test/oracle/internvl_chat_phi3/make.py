@@ -1,6 +1,6 @@
-"""InternVLChatModel around Phi-3 (InternVL2-4B) as an oracle family: LongRoPE, fused qkv_proj and gate_up_proj, in variant B a sliding window and a part of
-each head that turns. transformers' Phi3ForCausalLM computes the language model, the generator's modules the picture tower. Needs torch, transformers 5,
-peft and the oracle's generator.
+"""InternVLChatModel around Phi-3 (InternVL2-4B) as an oracle family: LongRoPE, fused qkv_proj and gate_up_proj; in variant A a sliding window, a part of
+each head that turns, and tiles larger than the position table is for. transformers' Phi3ForCausalLM computes the language model, the generator's modules
+the picture tower. Needs torch, transformers 5, peft and the oracle's generator.
 
     python make.py TOOLS OUT [--variant A|B]     # TOOLS: the folder with the generator's lib/; writes OUT/internvl_chat_phi3 and OUT/images
 """
@@ -66,14 +66,14 @@ def main():
     rec = Recorder(args.out, "internvl_chat_phi3", args.variant, seed)
     vocab = tok.llama(rec.model_dir, rec.seed, rec.pick(460, 520), added=ROLES + chat.SPECIAL, metaspace="legacy")
     vision = chat.vision_cfg(rec, "phi3")
-    heads, head_dim, turned = rec.pick(4, 6), 8, rec.pick(1.0, 0.75)
+    heads, head_dim, turned = rec.pick(4, 6), 8, rec.pick(0.75, 1.0)
     pairs = int(head_dim * turned) // 2
     factors = torch.rand(2, pairs, generator=generator_for("factors", rec.seed))
     scaling = {"type": rec.pick("longrope", "su"), "short_factor": [round(1 + 0.2 * x, 3) for x in factors[0].tolist()],
                "long_factor": [round(1.5 + 3 * x, 3) for x in factors[1].tolist()]}
     sizes = dict(vocab_size=vocab, hidden_size=heads * head_dim, intermediate_size=rec.pick(64, 72), num_hidden_layers=rec.pick(2, 3),
                  num_attention_heads=heads, num_key_value_heads=rec.pick(4, 2), rms_norm_eps=1e-5, max_position_embeddings=640,
-                 original_max_position_embeddings=160, sliding_window=rec.pick(None, 48), partial_rotary_factor=turned, tie_word_embeddings=False)
+                 original_max_position_embeddings=160, sliding_window=rec.pick(48, None), partial_rotary_factor=turned, tie_word_embeddings=False)
     known = {**scaling, "type": "longrope", "original_max_position_embeddings": 160}  # transformers 5 no longer takes the older name
     language = {**sizes, "rope_theta": 10000.0, "rope_scaling": known, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
     llm = {"architectures": ["Phi3ForCausalLM"], "model_type": "phi3", **sizes, "rope_theta": 10000.0, "rope_scaling": scaling, "hidden_act": "silu",
@@ -82,7 +82,7 @@ def main():
            "auto_map": {"AutoConfig": "configuration_phi3.Phi3Config", "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"}}
     config = {
         "architectures": ["InternVLChatModel"], "model_type": "internvl_chat", "downsample_ratio": 0.5, "dynamic_image_size": True,
-        "force_image_size": vision["image_size"] + rec.pick(0, 2 * vision["patch_size"]), "llm_config": llm, "max_dynamic_patch": rec.pick(12, 6),
+        "force_image_size": vision["image_size"] + rec.pick(2 * vision["patch_size"], 0), "llm_config": llm, "max_dynamic_patch": rec.pick(12, 6),
         "min_dynamic_patch": 1, "pad2square": False, "ps_version": "v2", "select_layer": -1, "template": "phi3-chat", "torch_dtype": "bfloat16",
         "use_backbone_lora": 0, "use_llm_lora": 0, "use_thumbnail": True, "vision_config": vision}
     size = config["force_image_size"]
