@@ -14,7 +14,7 @@ export function penaliseRepetition(
   scores: Scores,
   ids: ArrayLike<number>,
   penalty: number,
-  marks = new Uint32Array(scores.length),
+  marks: Uint32Array = new Uint32Array(scores.length),
   mark = 1,
 ) {
   for (let i = 0; i < ids.length; i++) {

@@ -50,6 +50,22 @@ def embeddings(job):
     return {"images": out.image_embeds.flatten().tolist(), "texts": out.text_embeds.flatten().tolist(), "ids": tokens["input_ids"].tolist()}
 
 
+def retrieval(job):
+    """Matching logits and contrastive similarities that transformers' own processor and BLIP-2 give to pairs of a picture and a text."""
+    from PIL import Image
+    from transformers import Blip2ForImageTextRetrieval, Blip2Processor, BlipImageProcessorPil
+
+    model = Blip2ForImageTextRetrieval.from_pretrained(job["model"], dtype=torch.float32, attn_implementation="eager").eval()
+    processor = Blip2Processor.from_pretrained(job["model"])
+    processor.image_processor = BlipImageProcessorPil.from_pretrained(job["model"])
+    pictures = [Image.open(path) for path in job["pictures"]]
+    inputs = processor(images=pictures, text=job["texts"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        matching = model(**inputs, use_image_text_matching_head=True).logits_per_image
+        contrastive = model(**inputs, use_image_text_matching_head=False).logits_per_image
+    return {"matching": matching.flatten().tolist(), "contrastive": contrastive.flatten().tolist()}
+
+
 def schedule(job):
     from transformers import get_scheduler
 
@@ -132,5 +148,5 @@ def answer(job):
     return {"text": text, "ids": inputs["input_ids"][0].tolist(), "logits": scores.tolist()}
 
 
-JOBS = {"answer": answer, "logits": logits, "embeddings": embeddings, "schedule": schedule, "adamw": adamw, "lora": lora, "parameters": parameters}
+JOBS = {"answer": answer, "logits": logits, "embeddings": embeddings, "retrieval": retrieval, "schedule": schedule, "adamw": adamw, "lora": lora, "parameters": parameters}
 print(json.dumps([JOBS[job.pop("kind")](job) for job in json.load(sys.stdin)]))
