@@ -31,9 +31,9 @@ import { picturesSeen, type StageOneBatch, type StageOneData, stageOneBatches, s
 /** Everything that decides the result; committed beside the weights. */
 const recipe = {
   data: "emoji (Twemoji style), split train, English captions, skin tones included",
-  vision: "emoji-clip's picture tower without its last block, frozen",
+  vision: "emoji-clip's picture tower, frozen",
   /** Of each picture: as it is, and so many changed ones, whose states are computed once. */
-  views: 4,
+  views: 6,
   augment: { shift: 0.08, zoom: 0.2, turn: 10, colour: 0.1 },
   vocabSize: 2048,
   contextLength: 32,
@@ -41,12 +41,13 @@ const recipe = {
   projection: 128,
   qformer: { hidden_size: 128, intermediate_size: 512, num_hidden_layers: 4, num_attention_heads: 4, cross_attention_frequency: 2 },
   temperature: 0.07,
+  hiding: { patches: 0.25, words: 0.15 },
   batchSize: 96,
-  steps: 1000,
+  steps: 800,
   learningRate: 1e-3,
   warmupSteps: 0.05,
   schedule: "cosine" as const,
-  weightDecay: 0.1,
+  weightDecay: 0.2,
   betas: [0.9, 0.98] as [number, number],
   maxGradNorm: 1,
   bf16: true,
@@ -158,7 +159,7 @@ async function dataOf(model: Blip2, rows: ImageText[]): Promise<StageOneData> {
 type StageOneRow = Row & { contrastive: number; matching: number; generation: number };
 
 async function fit(model: Blip2, variables: tf.Variable[], rows: ImageText[], steps: number, out: string): Promise<StageOneRow[]> {
-  const { batchSize, temperature, seed, learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16 } = recipe;
+  const { batchSize, temperature, hiding, seed, learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16 } = recipe;
   const data = await dataOf(model, rows);
   console.log(`${data.states.count} pictures seen`);
   let parts: tf.Tensor | undefined;
@@ -171,7 +172,7 @@ async function fit(model: Blip2, variables: tf.Variable[], rows: ImageText[], st
   const curve: StageOneRow[] = [];
   const run = train({
     variables,
-    batches: stageOneBatches(model, data, { batchSize, temperature, seed }),
+    batches: stageOneBatches(model, data, { batchSize, temperature, hiding, seed }),
     loss,
     ...{ steps, learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16 },
     noDecay: (v) => v.rank < 2,
@@ -185,7 +186,7 @@ async function fit(model: Blip2, variables: tf.Variable[], rows: ImageText[], st
       console.log(
         `step ${row.step}/${steps}  contrastive ${contrastive}  matching ${matching}  generation ${generation}  ${rest.seconds} s`,
       );
-    if (row.step % 500 === 0) await saveModel(model, join(out, `step-${row.step}`), { dtype: "bfloat16" });
+    if (row.step % 200 === 0) await saveModel(model, join(out, `step-${row.step}`), { dtype: "bfloat16" });
   }
   parts?.dispose();
   return curve;
