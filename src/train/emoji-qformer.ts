@@ -15,7 +15,7 @@ import { writeFileAtomic } from "../files/atomic";
 import { resolveModel } from "../files/hub";
 import type { Picture } from "../image/picture";
 import { CLIP_MEAN, CLIP_STD } from "../image/processor-config";
-import { blip2Config, blip2Spec } from "../models/blip2";
+import { blip2Config, blip2Spec, TEMPERATURE } from "../models/blip2";
 import type { Blip2 } from "../models/blip2-load";
 import { load } from "../models/index";
 import { saveModel } from "../models/save";
@@ -40,7 +40,9 @@ const recipe = {
   queries: 16,
   projection: 128,
   qformer: { hidden_size: 128, intermediate_size: 512, num_hidden_layers: 4, num_attention_heads: 4, cross_attention_frequency: 2 },
-  temperature: 0.07,
+  /** Of the loss, and of drawing negatives: most wrong pairs are to differ in kind, and not in a skin tone. */
+  temperature: TEMPERATURE,
+  negativeTemperature: 0.5,
   hiding: { patches: 0.25, words: 0.15 },
   batchSize: 96,
   steps: 800,
@@ -159,7 +161,8 @@ async function dataOf(model: Blip2, rows: ImageText[]): Promise<StageOneData> {
 type StageOneRow = Row & { contrastive: number; matching: number; generation: number };
 
 async function fit(model: Blip2, variables: tf.Variable[], rows: ImageText[], steps: number, out: string): Promise<StageOneRow[]> {
-  const { batchSize, temperature, hiding, seed, learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16 } = recipe;
+  const { batchSize, negativeTemperature, hiding, seed, learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16 } =
+    recipe;
   const data = await dataOf(model, rows);
   console.log(`${data.states.count} pictures seen`);
   let parts: tf.Tensor | undefined;
@@ -172,7 +175,7 @@ async function fit(model: Blip2, variables: tf.Variable[], rows: ImageText[], st
   const curve: StageOneRow[] = [];
   const run = train({
     variables,
-    batches: stageOneBatches(model, data, { batchSize, temperature, hiding, seed }),
+    batches: stageOneBatches(model, data, { batchSize, negativeTemperature, hiding, seed }),
     loss,
     ...{ steps, learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16 },
     noDecay: (v) => v.rank < 2,

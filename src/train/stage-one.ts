@@ -92,7 +92,13 @@ export type Hiding = {
   words: number;
 };
 
-export type StageOneOptions = { batchSize: number; temperature: number; hiding?: Hiding; seed?: number };
+export type StageOneOptions = {
+  batchSize: number;
+  /** Similarities are divided by it before negatives are drawn by their share: the lower, the harder; Infinity: all alike. */
+  negativeTemperature: number;
+  hiding?: Hiding;
+  seed?: number;
+};
 
 export type StageOneData = {
   count: number;
@@ -107,7 +113,7 @@ export type StageOneData = {
 export async function* stageOneBatches(
   model: Blip2,
   data: StageOneData,
-  { batchSize, temperature, hiding = { patches: 0, words: 0 }, seed = 0 }: StageOneOptions,
+  { batchSize, negativeTemperature, hiding = { patches: 0, words: 0 }, seed = 0 }: StageOneOptions,
 ): AsyncGenerator<StageOneBatch> {
   const next = random(mixSeeds(seed, 1));
   const maskToken = model.tokenizer.special.mask;
@@ -126,7 +132,9 @@ export async function* stageOneBatches(
       texts.map((text) => text.spoken),
       "[DEC]",
     );
-    const logits = await take(tf.tidy(() => model.similarities(model.encodePicture(states), model.encodeWords(matched)).div(temperature)));
+    const logits = await take(
+      tf.tidy(() => model.similarities(model.encodePicture(states), model.encodeWords(matched)).div(negativeTemperature)),
+    );
     tf.dispose([seen, full.ids]);
     yield {
       states,
