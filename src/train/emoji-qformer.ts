@@ -70,7 +70,7 @@ async function main(): Promise<void> {
   const curve = await fit(model, variables, rows, steps, out);
   const minutes = (performance.now() - began) / 60_000;
   await saveModel(model, out, { dtype: "bfloat16" });
-  rmSync(start, { recursive: true });
+  for (const folder of [start, join(out, "so-far")]) rmSync(folder, { recursive: true, force: true });
   const measured = await measureStageOne(await load<Blip2>(out), await dataset("emoji", { split: "test" }), rows);
   await writeFileAtomic(join(out, "recipe.json"), json({ ...recipe, steps }));
   await writeFileAtomic(join(out, "curve.jsonl"), curve.map((row) => `${JSON.stringify(row)}\n`).join(""));
@@ -189,7 +189,7 @@ async function fit(model: Blip2, variables: tf.Variable[], rows: ImageText[], st
       console.log(
         `step ${row.step}/${steps}  contrastive ${contrastive}  matching ${matching}  generation ${generation}  ${rest.seconds} s`,
       );
-    if (row.step % 200 === 0) await saveModel(model, join(out, `step-${row.step}`), { dtype: "bfloat16" });
+    if (row.step % 200 === 0 && row.step < steps) await saveModel(model, join(out, "so-far"), { dtype: "bfloat16" });
   }
   parts?.dispose();
   return curve;
