@@ -6,7 +6,8 @@ import { engine, tf } from "vitrine/engine";
 import { withoutNative } from "vitrine/engine/native";
 import { readJson } from "vitrine/files/json";
 import { collect, type GenerationOptions, generate } from "vitrine/generate";
-import type { LanguageModel } from "vitrine/models/loaded";
+import { load } from "vitrine/models";
+import type { LanguageModel, VisionLanguageModel } from "vitrine/models/loaded";
 import { loadTokenizer } from "vitrine/text/tokenizer";
 import { Checks, FLOAT } from "./parity/check";
 import { expectClose, keepsTensorCount, messageOf } from "./support/close";
@@ -15,11 +16,14 @@ import { embed, openTower, picturePrompt, type Tower } from "./support/talk";
 let tower: Tower;
 before(async () => {
   await engine();
-  tower = openTower();
+  tower = await openTower();
 });
 
-type Case = { prompt: number[]; ends: number[]; options: GenerationOptions; answers: { ids: number[]; score?: number }[] };
+type Case = { family: string; prompt: number[]; ends: number[]; options: GenerationOptions; answers: { ids: number[]; score?: number }[] };
 const { generation } = readJson(join(__dirname, "oracle", "generation", "cases.json")) as unknown as { generation: Case[] };
+
+/** A prompt of more tokens than a part has. */
+const LONG = generation.find(({ prompt }) => prompt.length > 64)!.prompt;
 
 /** A model that also keeps every row of scores that it gave. */
 function watched(model: LanguageModel): { model: LanguageModel; rows: Float32Array[] } {
@@ -34,8 +38,8 @@ function watched(model: LanguageModel): { model: LanguageModel; rows: Float32Arr
 
 test("greedy answers are the oracle's, with its scores at every step", async () => {
   const [{ new_ids: want, step_logits, text }] = tower.oracle.cases.generation;
-  const { embeddings, ids } = picturePrompt(tower);
-  const tokenizer = await loadTokenizer(tower.folder);
+  const { embeddings, ids } = await picturePrompt(tower);
+  const tokenizer = await loadTokenizer(join(tower.oracle.folder, "model"));
   const { model, rows } = watched(tower.language);
   const answer = await collect(generate(model, { embeddings, ids, tokenizer, maxNewTokens: want.length, ignoreEos: true, logprobs: 3 }));
   assert.deepEqual(answer.ids, want);
@@ -58,42 +62,60 @@ test("greedy answers are the oracle's, with its scores at every step", async () 
   embeddings.dispose();
 });
 
-for (const native of [true, false])
-  test(`answers of transformers' generate, beam searches too${native ? "" : ", without kernels"}`, async () => {
-    // Without kernels the step functions run as formulas; the switch holds for synchronous code alone.
-    const off =
-      <A extends unknown[], T>(compute: (...args: A) => T) =>
-      (...args: A) =>
-        withoutNative(() => compute(...args));
-    const { language } = tower;
-    const plain = { ...language, embed: off(language.embed), forward: off(language.forward), logits: off(language.logits) };
-    const model = native ? language : (plain as LanguageModel);
-    for (const { prompt, ends, options, answers } of native ? generation : generation.filter(({ prompt }) => prompt.length < 6)) {
-      const embeddings = embed(tower, prompt);
-      const what = `prompt of ${prompt.length}, ${ends.length} ends, ${JSON.stringify(options)}`;
-      await keepsTensorCount(async () => {
-        const answer = await collect(
-          generate(model, { ...options, embeddings, ids: prompt, maxNewTokens: 12, ignoreEos: true, stopTokenIds: ends }),
-        );
-        assert.deepEqual(answer.ids, answers[0].ids, what);
-        assert.equal(answer.finishReason, ends.includes(answer.ids.at(-1)!) ? "stop" : "length");
-        if (!answer.beams) return;
-        assert.deepEqual(
-          answer.beams.map(({ ids }) => ids),
-          answers.map(({ ids }) => ids),
-          what,
-        );
-        // Sums of 12 log-probabilities, each within 1e-4 of PyTorch's; a negative power of the length multiplies them.
-        const tolerance = 2e-4 * Math.max(1, 12 ** -(options.lengthPenalty ?? 1) * 12);
-        expectClose(
-          answer.beams.map(({ score }) => score),
-          answers.map(({ score }) => score!),
-          tolerance,
-          what,
-        );
-      });
-      embeddings.dispose();
-    }
+/** The same model, whose steps run as formulas: the switch holds for synchronous code alone. */
+function withoutKernels(model: LanguageModel): LanguageModel {
+  const off =
+    <A extends unknown[], T>(compute: (...args: A) => T) =>
+    (...args: A) =>
+      withoutNative(() => compute(...args));
+  const { encoder } = model;
+  return {
+    ...model,
+    embed: off(model.embed),
+    forward: off(model.forward),
+    logits: off(model.logits),
+    encoder: encoder && { ...encoder, encode: off(encoder.encode) },
+  };
+}
+
+/** Every case of these, with and without kernels. */
+async function checkAnswers(language: LanguageModel, cases: Case[]): Promise<void> {
+  assert.ok(cases.length > 5);
+  for (const { prompt, ends, options, answers } of cases) {
+    const embeddings = embed({ language }, prompt);
+    const what = `prompt of ${prompt.length}, ${ends.length} ends, ${JSON.stringify(options)}`;
+    await keepsTensorCount(async () => {
+      const asked = { ...options, embeddings, ids: prompt, maxNewTokens: 12, ignoreEos: true, stopTokenIds: ends };
+      const answer = await collect(generate(language, asked));
+      assert.deepEqual(answer.ids, answers[0].ids, what);
+      assert.equal(answer.finishReason, ends.includes(answer.ids.at(-1)!) ? "stop" : "length");
+      if (!answer.beams) return;
+      assert.deepEqual(
+        answer.beams.map(({ ids }) => ids),
+        answers.map(({ ids }) => ids),
+        what,
+      );
+      // Sums of 12 log-probabilities, each within 1e-4 of PyTorch's; a negative power of the length multiplies them.
+      const tolerance = 2e-4 * Math.max(1, 12 ** -(options.lengthPenalty ?? 1) * 12);
+      expectClose(
+        answer.beams.map(({ score }) => score),
+        answers.map(({ score }) => score!),
+        tolerance,
+        what,
+      );
+    });
+    embeddings.dispose();
+  }
+}
+
+for (const family of ["internvl_hf", "blip2_opt", "blip2_t5"])
+  test(`answers of transformers' generate for ${family}, beam searches too, with kernels and without`, async () => {
+    const model = await load<VisionLanguageModel>(join(__dirname, "oracle", family, "model"));
+    const cases = generation.filter((one) => one.family === family);
+    await checkAnswers(model.language, cases);
+    const short = cases.filter(({ prompt }) => prompt.length < 8);
+    await checkAnswers(withoutKernels(model.language), short);
+    model.dispose();
   });
 
 const run = async (options: Parameters<typeof generate>[1]) => collect(generate(tower.language, options));
@@ -115,7 +137,7 @@ test("drawn answers are the same with the same seed, and greedy ones when nothin
 });
 
 test("end tokens, stop words and bad words do what they say", async () => {
-  const tokenizer = await loadTokenizer(tower.folder);
+  const tokenizer = await loadTokenizer(join(tower.oracle.folder, "model"));
   const embeddings = embed(tower, generation[0].prompt);
   const plain = await run({ embeddings, tokenizer, maxNewTokens: 12, ignoreEos: true });
   const end = plain.ids[4];
@@ -142,14 +164,14 @@ test("end tokens, stop words and bad words do what they say", async () => {
 });
 
 test("a long prompt in parts, a cache of the caller, a small room: the answer stays", async () => {
-  const prompt = generation.at(-1)!.prompt;
+  const prompt = LONG;
   const embeddings = embed(tower, prompt);
   const want = await run({ embeddings, maxNewTokens: 10, ignoreEos: true });
   // A model that claims to be large is given its prompt 64 tokens at a time.
   const large = { ...tower.language, hiddenSize: 8192, layers: 40 };
-  tower.language.given.length = 0;
+  tower.given.length = 0;
   const parts = await collect(generate(large, { embeddings, maxNewTokens: 10, ignoreEos: true }));
-  assert.deepEqual(tower.language.given.slice(0, 3), [64, prompt.length - 64, 1]);
+  assert.deepEqual(tower.given.slice(0, 3), [64, prompt.length - 64, 1]);
   assert.deepEqual(parts.ids, want.ids);
   const cache = tower.language.makeCache(4);
   await keepsTensorCount(async () => {
@@ -204,7 +226,7 @@ test("a signal ends an answer between two tokens and keeps what was said", async
 });
 
 test("answers that are made at the same time do not disturb each other", async () => {
-  const prompts = [generation[0].prompt, generation.at(-1)!.prompt, [1, 2, 3]];
+  const prompts = [generation[0].prompt, LONG, [1, 2, 3]];
   const inputs = prompts.map((prompt) => embed(tower, prompt));
   const alone: number[][] = [];
   for (const embeddings of inputs) alone.push((await run({ embeddings, maxNewTokens: 8, ignoreEos: true })).ids);

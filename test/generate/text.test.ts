@@ -6,12 +6,14 @@ import { random } from "vitrine/data/random";
 import { textStream } from "vitrine/generate/text";
 import { loadTokenizer, type Tokenizer } from "vitrine/text/tokenizer";
 
-const FOLDER = join(__dirname, "..", "oracle", "towers", "internvl_hf", "model");
+const FOLDER = join(__dirname, "..", "oracle", "internvl_hf", "model");
 
 /** A tokenizer of single characters: what a stop word is to a stream does not depend on tokens. */
 const LETTERS = {
   decode: (ids: ArrayLike<number>) => Array.from(ids, (id) => String.fromCodePoint(id)).join(""),
-} as Tokenizer;
+  vocabSize: 0x110000,
+  added: new Map(),
+} as unknown as Tokenizer;
 
 function spell(text: string, stopWords: string[], mayStop: (i: number) => boolean = () => true) {
   const stream = textStream(LETTERS, stopWords, true);

@@ -1,60 +1,43 @@
-/** The oracle's InternVL as a model that talks, in float32: its decoder as `generate` drives one, with what it says to a picture. */
+/** The oracle's InternVL as a model that talks, in float32; it counts the tokens that it is given. */
 import { join } from "node:path";
 import { tf } from "vitrine/engine";
-import { openCheckpoint } from "vitrine/files/checkpoint";
-import { embedPrompt, internVLConfig, internVLSpec, projectImages } from "vitrine/models/internvl";
-import { embedTokens, headWeight, llama, llamaLogits, llamaRotary } from "vitrine/models/llama";
-import type { LanguageModel } from "vitrine/models/loaded";
-import { makeCache } from "vitrine/nn/cache";
-import { type Dtype, loadWeights } from "vitrine/nn/spec";
-import { channelsLast, openOracle } from "../parity/check";
+import { readPicture } from "vitrine/image/picture";
+import { load } from "vitrine/models";
+import type { InternVL } from "vitrine/models/internvl-load";
+import type { LanguageModel, VisionLanguageModel } from "vitrine/models/loaded";
+import { openOracle } from "../parity/check";
 
-const TOWERS = join(__dirname, "..", "oracle", "towers");
+const ORACLE = join(__dirname, "..", "oracle");
 
-/** Tokens that a model was given, step by step. */
-export type Counted = LanguageModel & { given: number[] };
-
-export function openTower(dtype: Dtype = "float32") {
-  const oracle = openOracle(TOWERS, "internvl_hf");
-  const folder = join(oracle.folder, "model");
-  const checkpoint = openCheckpoint(folder);
-  const config = internVLConfig(checkpoint.config);
-  const params = loadWeights(internVLSpec(config), checkpoint.tensors, { dtype, where: folder });
-  const { text_config: c } = config;
-  const rotary = llamaRotary(c);
+/** A model whose `forward` writes down how many tokens each call had. */
+export function counting<M extends VisionLanguageModel>(model: M): { model: M; given: number[] } {
   const given: number[] = [];
-  const language: Counted = {
-    given,
-    vocabSize: c.vocab_size,
-    hiddenSize: c.hidden_size,
-    contextLength: c.max_position_embeddings,
-    layers: c.num_hidden_layers,
-    endTokens: [478],
-    embed: (ids) => embedTokens(params.language, ids),
-    forward: (inputs) => {
-      given.push(inputs.embeddings.shape[1]);
-      return llama(params.language, c, { ...inputs, rotary });
-    },
-    logits: (hidden) => llamaLogits(params.language, hidden),
-    headWeight: headWeight(params.language),
-    makeCache: (room) => makeCache(c.num_hidden_layers, room),
+  const forward: LanguageModel["forward"] = (inputs) => {
+    given.push(inputs.embeddings.shape[1]);
+    return model.language.forward(inputs);
   };
-  return { oracle, folder, config, params, language };
+  return { model: { ...model, language: { ...model.language, forward } }, given };
 }
 
-export type Tower = ReturnType<typeof openTower>;
+export async function openTower() {
+  const oracle = openOracle(ORACLE, "internvl_hf");
+  const { model, given } = counting(await load<InternVL>(join(oracle.folder, "model")));
+  return { oracle, model, language: model.language, given };
+}
+
+export type Tower = Awaited<ReturnType<typeof openTower>>;
 
 /** Embeddings of a prompt without pictures. [1, N, D] */
 export const embed = ({ language }: Pick<Tower, "language">, ids: number[]): tf.Tensor3D =>
   tf.tidy(() => language.embed(tf.tensor2d(ids, [1, ids.length], "int32")));
 
-/** The oracle's question about a picture, as embeddings. The first tiles of its pixels are that picture's. */
-export function picturePrompt({ oracle, config, params }: Tower): { embeddings: tf.Tensor3D; ids: number[] } {
-  const { input_ids: ids } = oracle.cases.generation[0] as { input_ids: number[] };
-  const tiles = ids.filter((id) => id === config.image_token_id).length / config.image_seq_length;
-  const embeddings = tf.tidy(() => {
-    const pixels = channelsLast(oracle.array("forward.pixel_values")).slice([0, 0, 0, 0], [tiles, -1, -1, -1]) as tf.Tensor4D;
-    return embedPrompt(params, config, tf.tensor2d(ids, [1, ids.length], "int32"), projectImages(params, config, pixels));
-  });
-  return { embeddings, ids };
+/** One of the oracle's pictures by name, such as "rgb_wide.png". */
+export const oraclePicture = (name: string) => readPicture(join(ORACLE, "images", name));
+
+/** The oracle's question about a picture, as embeddings. */
+export async function picturePrompt({ oracle, model }: Tower): Promise<{ embeddings: tf.Tensor3D; ids: number[] }> {
+  const { text, image, input_ids } = oracle.cases.generation[0] as { text: string; image: string; input_ids: number[] };
+  const prompt = model.prompt(text, [await readPicture(join(ORACLE, image))]);
+  if (String(prompt.ids) !== String(input_ids)) throw new Error(`the prompt's ids are ${prompt.ids}, the oracle's ${input_ids}`);
+  return { embeddings: model.embedPrompt(prompt), ids: prompt.ids };
 }

@@ -1,6 +1,6 @@
 """What transformers' own logits processors and `generate` give: python make.py  (torch 2.11, transformers 5.23; writes cases.json beside this file).
 
-The model is the language part of the InternVL beside it (../towers/internvl_hf/model). Scores are rounded to 7 digits.
+The models are the language parts of InternVL and of both BLIP-2 beside it (../FAMILY/model). Scores are rounded to 7 digits.
 """
 import json
 import os
@@ -11,7 +11,6 @@ from transformers import AutoModelForImageTextToText, GenerationConfig
 from transformers.generation import logits_process as P
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-MODEL = os.path.join(HERE, "..", "towers", "internvl_hf", "model")
 VOCAB = 64
 
 
@@ -52,55 +51,69 @@ def processors():
     return {"scores": [numbers(row) for row in scores], "ids": ids.tolist(), "eos": eos.tolist(), "promptLength": 6, "badWords": bad, "cases": cases}
 
 
-def generation():
-    model = AutoModelForImageTextToText.from_pretrained(MODEL, dtype=torch.float32, attn_implementation="eager").eval()
+SETTINGS = [
+    {"numBeams": 1, "repetitionPenalty": 1.4},
+    {"numBeams": 1, "minNewTokens": 9, "eos": 2},
+    {"numBeams": 3},
+    {"numBeams": 3, "eos": 2},
+    {"numBeams": 4, "eos": 3, "earlyStopping": True},
+    {"numBeams": 4, "eos": 3, "earlyStopping": "never", "lengthPenalty": 2.0},
+    {"numBeams": 4, "eos": 3, "lengthPenalty": -1.0},
+    {"numBeams": 3, "every": 9},
+    {"numBeams": 4, "every": 9, "earlyStopping": True},
+    {"numBeams": 4, "every": 25, "earlyStopping": True, "lengthPenalty": 0.5},
+    {"numBeams": 3, "every": 25, "earlyStopping": "never"},
+    {"numBeams": 3, "every": 25, "lengthPenalty": -0.5},
+    {"numBeams": 2, "eos": 4, "lengthPenalty": 0.0, "repetitionPenalty": 1.5, "minNewTokens": 3},
+]
+
+
+def generation(name, prompt_lengths, settings, part=lambda model: model):
+    """Answers of a family's language model to prompts of random ids."""
+    whole = AutoModelForImageTextToText.from_pretrained(os.path.join(HERE, "..", name, "model"), dtype=torch.float32, attn_implementation="eager").eval()
+    model = part(whole)
+    for owner in whole.modules():
+        if getattr(owner, "generation_config", None) is not None:
+            owner.generation_config.eos_token_id = None
+    is_encoder_decoder = bool(getattr(model.config, "is_encoder_decoder", False))
+    vocab = model.get_input_embeddings().weight.shape[0] - 8
     g = torch.Generator().manual_seed(1)
-    prompts = [torch.randint(0, 450, (1, n), generator=g) for n in (5, 12, 70)]
-    greedy = torch.cat([model.generate(input_ids=p, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)[:, p.shape[1]:]
-                        for p in prompts], 1)[0].tolist()
-    settings = [
-        {"numBeams": 1, "repetitionPenalty": 1.4},
-        {"numBeams": 1, "minNewTokens": 9, "eos": 2},
-        {"numBeams": 3},
-        {"numBeams": 3, "eos": 2},
-        {"numBeams": 4, "eos": 3, "earlyStopping": True},
-        {"numBeams": 4, "eos": 3, "earlyStopping": "never", "lengthPenalty": 2.0},
-        {"numBeams": 4, "eos": 3, "lengthPenalty": -1.0},
-        {"numBeams": 3, "every": 9},
-        {"numBeams": 4, "every": 9, "earlyStopping": True},
-        {"numBeams": 4, "every": 25, "earlyStopping": True, "lengthPenalty": 0.5},
-        {"numBeams": 3, "every": 25, "earlyStopping": "never"},
-        {"numBeams": 3, "every": 25, "lengthPenalty": -0.5},
-        {"numBeams": 2, "eos": 4, "lengthPenalty": 0.0, "repetitionPenalty": 1.5, "minNewTokens": 3},
-    ]
     cases = []
-    for which, prompt in enumerate(prompts):
+    for n in prompt_lengths:
+        prompt = torch.randint(3, min(450, vocab), (1, n), generator=g)
+        first = 1 if is_encoder_decoder else n
+        greedy = model.generate(input_ids=prompt, max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)[0, first:].tolist()
         for s in settings:
-            own = greedy[which * 12:which * 12 + 12]
-            eos = sorted(set(own[3:3 + s["eos"]])) if "eos" in s else None
-            eos = list(range(1, 495, s["every"])) if "every" in s else eos
-            for owner in model.modules():
-                if getattr(owner, "generation_config", None) is not None:
-                    owner.generation_config.eos_token_id = None
+            eos = sorted(set(greedy[3:3 + s["eos"]])) if "eos" in s else None
+            eos = list(range(1, vocab, s["every"])) if "every" in s else eos
             config = GenerationConfig(
                 max_new_tokens=12, do_sample=False, num_beams=s["numBeams"], num_return_sequences=s["numBeams"], eos_token_id=eos, pad_token_id=0,
                 length_penalty=s.get("lengthPenalty", 1.0), early_stopping=s.get("earlyStopping", False),
                 repetition_penalty=s.get("repetitionPenalty", 1.0), min_new_tokens=s.get("minNewTokens"),
                 return_dict_in_generate=True, output_scores=True)
+            if is_encoder_decoder:
+                config.decoder_start_token_id = model.config.decoder_start_token_id
             with torch.no_grad():
                 out = model.generate(input_ids=prompt, generation_config=config)
             answers = []
-            for i, row in enumerate(out.sequences[:, prompt.shape[1]:].tolist()):
+            for i, row in enumerate(out.sequences[:, first:].tolist()):
                 if eos:  # what follows an end is filled up
                     ends = [k for k, x in enumerate(row) if x in eos]
                     row = row[:ends[0] + 1] if ends else row
                 answers.append({"ids": row, **({"score": round(out.sequences_scores[i].item(), 6)} if s["numBeams"] > 1 else {})})
             options = {k: v for k, v in s.items() if k not in ("eos", "every")}
-            cases.append({"prompt": prompt[0].tolist(), "ends": eos or [], "options": options, "answers": answers})
+            cases.append({"family": name, "prompt": prompt[0].tolist(), "ends": eos or [], "options": options, "answers": answers})
     return cases
 
 
-out = {"versions": {"torch": torch.__version__, "transformers": transformers.__version__}, "processors": processors(), "generation": generation()}
+def language(model):
+    return model.language_model if hasattr(model, "language_model") else model.model.language_model
+
+
+cases = generation("internvl_hf", (5, 12, 70), SETTINGS)
+for family in ("blip2_t5", "blip2_opt"):
+    cases += generation(family, (6,), SETTINGS[:4] + SETTINGS[8:], language)
+out = {"versions": {"torch": torch.__version__, "transformers": transformers.__version__}, "processors": processors(), "generation": cases}
 with open(os.path.join(HERE, "cases.json"), "w") as f:
     json.dump(out, f, separators=(",", ":"))
     f.write("\n")
