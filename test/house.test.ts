@@ -22,6 +22,7 @@ const ORDER = [
   "retrieval",
   "generate",
   "chat",
+  "inside",
   "figures",
   "train",
   "jobs",

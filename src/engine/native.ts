@@ -11,7 +11,7 @@ import { tf } from "./tf";
 export const DTYPES = { float32: 1, bfloat16: 14 };
 
 /** What kernels compute with: an activation's number is its place. */
-export const ACTIVATIONS = ["none", "gelu", "quick_gelu", "silu", "gelu_tanh"] as const;
+export const ACTIVATIONS = ["none", "gelu", "quick_gelu", "silu", "gelu_tanh", "relu"] as const;
 
 export type NativeDtype = keyof typeof DTYPES;
 export type NativeActivation = (typeof ACTIVATIONS)[number];

@@ -16,20 +16,29 @@ export function attentionRollout(
   patterns: ArrayLike<Heads>,
   { headFusion = "mean", discardRatio = 0 }: { headFusion?: HeadFusion; discardRatio?: number } = {},
 ): Float64Array[] {
-  if (!(patterns?.length > 0)) throw new RangeError("attentionRollout: no layers, expected one [heads][N][N] pattern for each layer");
+  return rollOut("attentionRollout", patterns, { headFusion, discardRatio });
+}
+
+/** The same for weights of any kind, one [heads][N][N] a layer; negative ones, once the heads are one, count as 0. */
+export function rollOut(
+  where: string,
+  weights: ArrayLike<Heads>,
+  { headFusion, discardRatio }: { headFusion: HeadFusion; discardRatio: number },
+): Float64Array[] {
+  if (!(weights?.length > 0)) throw new RangeError(`${where}: no layers, expected one [heads][N][N] pattern for each layer`);
   if (!["mean", "min", "max"].includes(headFusion))
-    throw new RangeError(`attentionRollout: headFusion is "${headFusion}", expected "mean", "min" or "max"`);
-  if (!(discardRatio >= 0 && discardRatio < 1))
-    throw new RangeError(`attentionRollout: discardRatio is ${discardRatio}, expected 0 <= ratio < 1`);
-  const [, n] = headsOf("attentionRollout", patterns[0]);
+    throw new RangeError(`${where}: headFusion is "${headFusion}", expected "mean", "min" or "max"`);
+  if (!(discardRatio >= 0 && discardRatio < 1)) throw new RangeError(`${where}: discardRatio is ${discardRatio}, expected 0 <= ratio < 1`);
+  const [, n] = headsOf(where, weights[0]);
   let rolled: Float64Array[] | undefined;
-  for (let layer = 0; layer < patterns.length; layer++) {
-    const [, queries, keys] = headsOf("attentionRollout", patterns[layer]);
+  for (let layer = 0; layer < weights.length; layer++) {
+    const [, queries, keys] = headsOf(where, weights[layer]);
     if (queries !== n || keys !== n)
       throw new RangeError(
-        `attentionRollout: layer ${layer} is ${queries}x${keys}, expected ${n}x${n} as in layer 0; rollout needs every token in every layer`,
+        `${where}: layer ${layer} is ${queries}x${keys}, expected ${n}x${n} as in layer 0; rollout needs every token in every layer`,
       );
-    const mixed = withResidual(discard(fuse(patterns[layer], n, headFusion), discardRatio));
+    const fused = fuse(weights[layer], n, headFusion).map((row) => row.map((x) => Math.max(0, x)));
+    const mixed = withResidual(discard(fused, discardRatio));
     rolled = rolled ? multiply(mixed, rolled) : mixed;
   }
   return rolled as Float64Array[];

@@ -9,8 +9,11 @@ import { loadTokenizer, type Tokenizer } from "../text/tokenizer";
 import { loadBlip2Retrieval } from "./blip2-load";
 import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
+import { loadBlip2Generation } from "./blip2-generation-load";
 import { loadInternVL, loadInternVLChat } from "./internvl-load";
 import { loadLlava } from "./llava-load";
+import { loadMiniGpt4 } from "./minigpt4";
+import { isMiniGpt4 } from "./minigpt4-files";
 import { loadOvis2 } from "./ovis2-load";
 import { loadOvis25 } from "./ovis25-load";
 import type { SiglipParams } from "./siglip";
@@ -57,6 +60,7 @@ const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) =>
   llava_next: loadLlava,
   llava_onevision: loadLlava,
   ovis2: loadOvis2,
+  instructblip: loadBlip2Generation,
   ovis2_5: loadOvis25,
   ovis: loadOvis25,
 };
@@ -77,6 +81,7 @@ export async function load<M = Clip>(name: string, options: LoadOptions = {}): P
       `load: dtype "bfloat16" needs the TensorFlow backend, here computes ${chosen.why}. Use "float32", or see \`npm run doctor\``,
     );
   const folder = await resolveModel(name, options);
+  if (isMiniGpt4(folder)) return (await loadMiniGpt4(folder, dtype)) as M;
   const checkpoint = openCheckpoint(folder);
   try {
     const modelType = String(checkpoint.config.model_type);
@@ -98,6 +103,7 @@ function unknownFamily(folder: string, modelType: string): Error {
 /** What `architectures` of a BLIP-2's config.json may say. */
 const BLIP2: { [architecture: string]: (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown> } = {
   Blip2ForImageTextRetrieval: loadBlip2Retrieval,
+  Blip2ForConditionalGeneration: loadBlip2Generation,
 };
 
 async function loadBlip2(checkpoint: Checkpoint, dtype: Dtype): Promise<unknown> {

@@ -1,6 +1,6 @@
 /** The language model's part of a vision-language config.json, which leaves out what its class has by default. */
-import { endTokens } from "./end-tokens";
 import { checkKnown } from "./config";
+import { endTokens } from "./end-tokens";
 import { type LlamaConfig, llamaConfig } from "./llama";
 
 type Raw = { [key: string]: unknown };

@@ -57,6 +57,10 @@ export function llavaConfig(modelType: LlavaFamily, raw: { [key: string]: unknow
     throw new Error(
       `config.json: vision_feature_layer is ${JSON.stringify(vision_feature_layer)}, expected a whole number or a list of them`,
     );
+  const vision = towerConfig(vision_config);
+  const depth = vision.vit.num_hidden_layers;
+  const odd = (layers as number[]).filter((layer) => layer > depth || layer < -depth - 1);
+  if (odd.length) throw new Error(`config.json: vision_feature_layer ${odd.join(", ")}: the tower has ${depth} layers`);
   if (family.newline && !newline)
     throw new Error("config.json: use_image_newline_parameter false is not handled here; it changes what the model computes");
   return {
@@ -64,7 +68,7 @@ export function llavaConfig(modelType: LlavaFamily, raw: { [key: string]: unknow
     modelType,
     newline: family.newline,
     vision_feature_layer: layers as number[],
-    vision_config: towerConfig(vision_config),
+    vision_config: vision,
     text_config: languageConfig(text_config, "config.json: text_config", raw.tie_word_embeddings as boolean | undefined),
   };
 }

@@ -40,7 +40,7 @@ export type Ovis25Config = { visual_vocab_size: number; vit_config: Ovis25Vision
 
 /** `config.json` -> config with every value present. @throws listing unhandled keys and impossible sizes. */
 export function ovis25Config(raw: { [key: string]: unknown }): Ovis25Config {
-  const { vit_config, llm_config, hidden_size, ...rest } = raw;
+  const { vit_config, llm_config, hidden_size, auto_map: _told, ...rest } = raw; // opening the checkpoint has told of auto_map
   const where = "config.json: vit_config";
   const vit = readConfig(vit_config, VISION_DEFAULTS, where, VISION_UNUSED) as Ovis25VisionConfig;
   checkHeads(where, vit);

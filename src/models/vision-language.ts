@@ -15,16 +15,16 @@ export type Family<P> = Omit<Loaded<P>, "params"> & {
   imageMark: string;
   /** The id of `imageMark` in a tokenised text. */
   markToken: number;
-  /** A text's ids, where the tokenizer alone does not give them. */
-  encode?(text: string): number[];
   /** Ids that stand for features of a picture; a text must not hold them. */
   featureTokens: number[];
+  /** A text's ids with `markToken` for each picture, where the tokenizer alone does not give them. */
+  encode?(text: string, pictures: number): number[];
   /** The pictures of one prompt, cut as the vision tower takes them. */
   tile(pictures: Picture[], overrides?: TileOverrides): Tiled[];
   /** The tokens that a picture becomes. */
   expand(tiled: Tiled): Expansion;
-  /** What stands at those tokens: [tokens, D]. */
-  features(params: P, tiled: Tiled, tap: Tap): tf.Tensor2D;
+  /** What stands at those tokens: [tokens, D]. text: the prompt's, with its marks */
+  features(params: P, tiled: Tiled, tap: Tap, text: string): tf.Tensor2D;
   language(params: P): LanguageModel;
 };
 
@@ -50,7 +50,7 @@ export function encodeOnce({ encode, special }: Tokenizer, text: string): number
 
 function makePrompt<P>(family: Family<P>, text: string, pictures: Picture[], overrides?: TileOverrides): Prompt {
   const { imageMark, markToken, featureTokens } = family;
-  const marked = family.encode?.(text) ?? encodeOnce(family.tokenizer, text);
+  const marked = family.encode ? family.encode(text, pictures.length) : encodeOnce(family.tokenizer, text);
   const marks = marked.filter((id) => id === markToken).length;
   if (marks !== pictures.length)
     throw new RangeError(
@@ -82,7 +82,7 @@ function embedPrompt<P>(
   family: Family<P>,
   params: P,
   language: LanguageModel,
-  { ids, images }: Prompt,
+  { text, ids, images }: Prompt,
   { from = 0, tap = noTap }: Options = {},
 ): tf.Tensor3D {
   if (!Number.isInteger(from) || from < 0 || from >= ids.length)
@@ -98,7 +98,7 @@ function embedPrompt<P>(
     for (const [i, { tiled, start, end }] of images.entries()) {
       if (end <= from) continue;
       if (start > done) parts.push(words(done, start));
-      const features = family.features(params, tiled, images.length > 1 ? at(tap, `images.${i}`) : tap); // [tokens, D]
+      const features = family.features(params, tiled, images.length > 1 ? at(tap, `images.${i}`) : tap, text); // [tokens, D]
       if (features.shape[0] !== end - start) throw budgetError(ids, images, i, features.shape[0]);
       parts.push(done > start ? features.slice([done - start, 0], [end - done, language.hiddenSize]) : features);
       done = end;

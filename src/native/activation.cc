@@ -8,7 +8,7 @@
  *   gatedGradient       dy, gate, up; numbers kind, dtype of the results      -> dgate, dup
  *
  * Kinds, numbered as linear's: 1 gelu, x Φ(x) (Hendrycks & Gimpel 2016); 2 quick gelu, x σ(1.702 x) (CLIP's model.py); 3 silu, x σ(x);
- * 4 the tanh form of gelu.
+ * 4 the tanh form of gelu; 5 relu, max(x, 0), with slope 0 at 0.
  */
 #include <algorithm>
 
@@ -58,14 +58,20 @@ struct Sigmoidal {
   }
 };
 
+struct Relu {
+  static Floats value(Floats x) { return larger(splat(0), x); }
+  static Slope slope(Floats x) { return {value(x), x <= splat(0) ? splat(0) : x > splat(0) ? splat(1) : x}; }
+};
+
 /** Calls body(Kind{}) with the type of the kind that the number names. */
 template <class Body>
 void withKind(const Call& call, size_t index, const Body& body) {
-  switch (call.integer(index, 1, 4)) {
+  switch (call.integer(index, 1, 5)) {
     case 1: return body(Gelu{});
     case 2: return body(Sigmoidal<1702>{});
     case 3: return body(Sigmoidal<1000>{});
-    default: return body(GeluTanh{});
+    case 4: return body(GeluTanh{});
+    default: return body(Relu{});
   }
 }
 

@@ -5,7 +5,7 @@
 namespace vitrine {
 namespace {
 
-enum Activation : int { kNone, kGelu, kQuickGelu, kSilu, kGeluTanh, kActivations };
+enum Activation : int { kNone, kGelu, kQuickGelu, kSilu, kGeluTanh, kRelu, kActivations };
 
 inline Floats activate(int activation, Floats x) {
   switch (activation) {
@@ -13,6 +13,7 @@ inline Floats activate(int activation, Floats x) {
     case kQuickGelu: return x * sigmoid(1.702f * x);
     case kSilu: return x * sigmoid(x);
     case kGeluTanh: return x * sigmoid(1.5957691f * (x + 0.044715f * x * x * x)); // (1 + tanh u) / 2 is the sigmoid of 2u
+    case kRelu: return larger(splat(0), x);
     default: return x;
   }
 }

@@ -97,8 +97,7 @@ function gradients(dz: tf.Tensor3D, saved: Inputs, attributes: Attributes): [tf.
   const [q, dy] = [saved.q, dz].map((x) => splitHeads(x, heads));
   const [k, v] = [saved.k, saved.v].map((x) => splitHeads(x, groups));
   const pattern = patternOf(q, k, saved, attributes);
-  const dPattern = attentionScores(dy, v, undefined, 1);
-  const dScores = pattern.mul(dPattern.sub(dPattern.mul(pattern).sum(-1, true))).mul(scale) as tf.Tensor4D;
+  const dScores = scoreGradient(pattern, dy, v).mul(scale) as tf.Tensor4D;
   const toKeys = (x: tf.Tensor4D, y: tf.Tensor4D) =>
     mergeHeads(tf.matMul(grouped(x, groups), grouped(y, groups), true, false) as tf.Tensor4D);
   return [mergeHeads(attentionMix(dScores, k)), toKeys(dScores, q), toKeys(pattern, dy)];
@@ -119,6 +118,23 @@ const gradient = (dy: tf.Tensor, saved: object, attributes: Attributes) => {
   return { q: () => q, k: () => k, v: () => v };
 };
 
+/** Gradient to the scores: pattern · (dPattern - Σ dPattern · pattern). [B, H, Nq, Nk] */
+const scoreGradient = (pattern: tf.Tensor4D, dy: tf.Tensor4D, v: tf.Tensor4D): tf.Tensor4D => {
+  const dPattern = attentionScores(dy, v, undefined, 1);
+  return pattern.mul(dPattern.sub(dPattern.mul(pattern).sum(-1, true)));
+};
+
+/** Gradient to what was added to the scores, such as a learned bias of positions: theirs, summed where the mask is shared. */
+const maskGradient = (dy: tf.Tensor, saved: Inputs, attributes: Attributes, shape = saved.mask!.shape): tf.Tensor4D =>
+  tf.tidy(() => {
+    const { heads, groups } = attributes;
+    const [q, d] = [saved.q, dy as tf.Tensor3D].map((x) => splitHeads(x, heads));
+    const [k, v] = [saved.k, saved.v].map((x) => splitHeads(x, groups));
+    const scores = scoreGradient(patternOf(q, k, saved, attributes), d, v);
+    const shared = shape.flatMap((length, axis) => (length === 1 && scores.shape[axis] !== 1 ? [axis] : []));
+    return scores.sum(shared, true);
+  });
+
 const attendAll = defineOp<Plain, Attributes>("Attend", {
   formula: ({ q, k, v }, attributes) => formula({ q, k, v }, attributes), // a mask would be lost to its gradient
   kernels: {
@@ -128,25 +144,31 @@ const attendAll = defineOp<Plain, Attributes>("Attend", {
   saves: { inputs: ["q", "k", "v"] },
   gradient,
 });
-/** The mask is a constant for the gradient. */
 const attendMasked = defineOp<Masked, Attributes>("AttendMasked", {
   formula,
   kernels: { tensorflow: native, webgpu },
   saves: { inputs: ["q", "k", "v", "mask"] },
-  gradient,
+  gradient: (dy, saved, attributes) => ({
+    ...gradient(dy, saved, attributes),
+    mask: () => maskGradient(dy, saved as Inputs, attributes),
+  }),
 });
 
-/** The formula as a step of a block, for heads of a width that the kernels do not take. */
-function attendByFormula(block: Inside, x: Plain, mask: tf.Tensor4D | undefined, attributes: Attributes): tf.Tensor3D {
+/** The formula as a step of a block, for heads of a width that the kernels do not take, or a bias that is learned. */
+function attendByFormula(block: Inside, x: Plain, { padding, bias }: Mask, attributes: Attributes): tf.Tensor3D {
+  const mask = blocked({ padding, bias });
+  const learned = block.tape?.needs(bias) ? bias : undefined;
   const widened = ([q, k, v]: tf.Tensor[]): Inputs => ({ ...(asPlain([q, k, v].map(toFloat32)) as Plain), mask });
   const z = narrowed(formula(widened([x.q, x.k, x.v]), attributes), block.dtype);
   block.tape?.record({
     name: "attention",
     output: z,
-    from: [x.q, x.k, x.v],
+    from: [x.q, x.k, x.v, learned],
     saves: [x.q, x.k, x.v, mask],
     backward(dz, saved, to) {
-      const found = gradients(toFloat32(dz) as tf.Tensor3D, { ...widened(saved), mask: saved[3] as tf.Tensor4D | undefined }, attributes);
+      const inputs = { ...widened(saved), mask: saved[3] as tf.Tensor4D | undefined };
+      const found = gradients(toFloat32(dz) as tf.Tensor3D, inputs, attributes);
+      if (learned) to.give(learned, maskGradient(toFloat32(dz), inputs, attributes, learned.shape));
       [x.q, x.k, x.v].forEach((y, i) => to.needs(y) && to.give(y, narrowed(found[i], block.dtype)));
     },
   });
@@ -181,9 +203,9 @@ export function attend(x: Plain & { used?: number }, shape: Heads, mask: Mask = 
   checkHeads(x, shape);
   const { heads, groups = heads, scale = 1 / Math.sqrt(x.q.shape[2] / heads) } = shape;
   const [block, attributes] = [insideBlock(), { heads, groups, scale, causal: mask.causal ?? false }];
-  if (block && fitsAttention(x.q.shape[2] / heads)) return leanAttention(block, { ...x, ...mask, heads, groups, scale });
-  const added = blocked(mask);
-  if (block) return attendByFormula(block, x.used === undefined ? x : withoutRoom(x, x.used), added, attributes);
-  const { q, k, v } = x;
+  const learned = block?.tape?.needs(mask.bias) ?? false; // the kernels take a bias for a constant
+  if (block && !learned && fitsAttention(x.q.shape[2] / heads)) return leanAttention(block, { ...x, ...mask, heads, groups, scale });
+  if (block) return attendByFormula(block, x.used === undefined ? x : withoutRoom(x, x.used), mask, attributes);
+  const [{ q, k, v }, added] = [x, blocked(mask)];
   return (added ? attendMasked({ q, k, v, mask: added }, attributes) : attendAll({ q, k, v }, attributes)) as tf.Tensor3D;
 }

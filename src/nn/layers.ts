@@ -3,7 +3,7 @@ import { tf } from "../engine/tf";
 import { toFloat32 } from "../engine/bfloat16";
 import { additive, attend, attentionMix, attentionScores, type Heads, type Mask, mergeHeads, splitHeads } from "./attend";
 import { splitColumns } from "./columns";
-import { geluTanh, swiglu } from "./gated";
+import { geglu, gegluTanh, geluTanh, relu, silu, swiglu } from "./gated";
 import { attentionPatternKernel } from "./kernels";
 import { insideBlock, leanActivation, leanAdd, leanGated, leanLinear, leanNorm, leanRope, leanScale } from "./lean";
 import { addSameShape, gatherRows, gelu, layerNormOp, linearProduct, quickGelu, rowNorms, scaleChannels } from "./ops";
@@ -129,7 +129,7 @@ export function add(x: tf.Tensor3D, name: string, tap: Tap, part: (onto?: tf.Ten
 export const embedding = (table: tf.Tensor2D, ids: tf.Tensor2D): tf.Tensor3D => gatherRows(table, ids) as tf.Tensor3D;
 
 /** Activations by the name that a config's `hidden_act` gives. */
-export const activations = { gelu, quick_gelu: quickGelu, gelu_pytorch_tanh: geluTanh };
+export const activations = { gelu, quick_gelu: quickGelu, gelu_pytorch_tanh: geluTanh, gelu_new: geluTanh, silu, relu };
 export type ActivationName = keyof typeof activations;
 
 /** The activation of a config. @throws naming those there are. */
@@ -148,6 +148,8 @@ export type AttentionOptions = Heads & {
   states?: tf.Tensor3D;
   /** Normalises queries and keys before they are turned. */
   norms?: { q(x: tf.Tensor3D): tf.Tensor3D; k(x: tf.Tensor3D): tf.Tensor3D };
+  /** Keys and values that were made of the states before. */
+  keyed?: { k: tf.Tensor3D; v: tf.Tensor3D };
   /** Turns queries and keys by their positions: `rotate`. */
   rotary?: (x: tf.Tensor3D, heads: number) => tf.Tensor3D;
   /** Keys and values of the tokens before these: takes the new ones and gives all. */
@@ -160,13 +162,19 @@ export type AttentionOptions = Heads & {
  * @throws RangeError when the width does not divide into the heads
  */
 export function attention(p: Attention, x: tf.Tensor3D, options: AttentionOptions): tf.Tensor3D {
-  const { heads, states = x } = options;
+  const { heads, states = x, keyed } = options;
   checkHeads("attention", p.q.weight.shape[0], heads);
   return tf.tidy(() => {
-    const [q, k, v] = [linear(p.q, x), linear(p.k, states), linear(p.v, states)] as tf.Tensor3D[]; //  [B, N, D]
-    return attendHeads(p.out, { q: q!, k: k!, v: v! }, options);
+    const q = linear(p.q, x) as tf.Tensor3D; //                                                     [B, N, D]
+    return attendHeads(p.out, { q, ...(keyed ?? keysAndValues(p, states)) }, options);
   });
 }
+
+/** The keys and values of attention. states: [B, Nk, in] -> [B, Nk, D] each */
+export const keysAndValues = (p: Pick<Attention, "k" | "v">, states: tf.Tensor3D): { k: tf.Tensor3D; v: tf.Tensor3D } => ({
+  k: linear(p.k, states) as tf.Tensor3D,
+  v: linear(p.v, states) as tf.Tensor3D,
+});
 
 /**
  * Self-attention whose queries, keys and values are one product, so that an adapter sees one layer. x: [B, N, D] -> [B, N, D]
@@ -241,23 +249,25 @@ export function scaleBy(scale: tf.Tensor1D, y: tf.Tensor3D, onto?: tf.Tensor3D):
 
 /** Feed-forward part. x: [B, N, D] -> [B, N, D], added to the residual stream `onto` where it is given */
 export const mlp = (p: Mlp, x: tf.Tensor3D, act: ActivationName, tap: Tap = noTap, onto?: tf.Tensor3D): tf.Tensor3D =>
-  tf.tidy(
-    () =>
-      linear(p.fc2, watched(tap) ? activatedWatched(p.fc1, x, act, tap) : linear(p.fc1, x, { activation: act }), {
-        onto,
-        wide: true,
-      }) as tf.Tensor3D,
-  );
+  tf.tidy(() => {
+    const post = watched(tap) ? activatedWatched(p.fc1, x, act, tap) : linear(p.fc1, x, { activation: act });
+    return linear(p.fc2, post, { onto, wide: true }) as tf.Tensor3D;
+  });
 
 export type GatedMlp = { gate: Linear; up: Linear; down: Linear };
 
-/** Feed-forward part with a SiLU gate (Shazeer 2020, SwiGLU). x: [B, N, D] -> [B, N, D], added to `onto` where it is given */
-export const gatedMlp = (p: GatedMlp, x: tf.Tensor3D, tap: Tap = noTap, onto?: tf.Tensor3D): tf.Tensor3D =>
-  tf.tidy(() => gated(p.down, tap("pre", linear(p.gate, x)), tap("pre_linear", linear(p.up, x)), tap, onto)); // [B, N, F]
+const GATED = { silu: swiglu, gelu: geglu, gelu_new: gegluTanh };
+export type GatedName = keyof typeof GATED;
+/** Activations that a gate may have, by the names of configs. */
+export const gatedNames = Object.keys(GATED) as GatedName[];
 
-function gated(down: Linear, gate: tf.Tensor, up: tf.Tensor, tap: Tap, onto?: tf.Tensor3D): tf.Tensor3D {
+/** Feed-forward part with a gate (Shazeer 2020; SwiGLU by default). x: [B, N, D] -> [B, N, D], added to `onto` where it is given */
+export const gatedMlp = (p: GatedMlp, x: tf.Tensor3D, tap: Tap = noTap, onto?: tf.Tensor3D, act: GatedName = "silu"): tf.Tensor3D =>
+  tf.tidy(() => gated(p.down, tap("pre", linear(p.gate, x)), tap("pre_linear", linear(p.up, x)), tap, onto, act)); // [B, N, F]
+
+function gated(down: Linear, gate: tf.Tensor, up: tf.Tensor, tap: Tap, onto?: tf.Tensor3D, act: GatedName = "silu"): tf.Tensor3D {
   const block = insideBlock();
-  const post = tap("post", block ? leanGated(block, gate, up, "silu") : swiglu(gate, up));
+  const post = tap("post", block ? leanGated(block, gate, up, act) : GATED[act](gate, up));
   return linear(down, post, { onto, wide: true }) as tf.Tensor3D;
 }
 

@@ -34,7 +34,7 @@ export function runInside<T>(block: Inside | undefined, compute: () => T): T {
 }
 
 const CODES = { float32: 1, bfloat16: 14 };
-const KINDS = { gelu: 1, quick_gelu: 2, silu: 3, gelu_pytorch_tanh: 4 };
+const KINDS = { gelu: 1, quick_gelu: 2, silu: 3, gelu_pytorch_tanh: 4, gelu_new: 4, relu: 5 };
 /** By the names that configs give. */
 export type LeanActivation = keyof typeof KINDS;
 

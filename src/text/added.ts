@@ -1,5 +1,11 @@
 /** Tokens that stand outside the vocabulary's own cutting: a text is split at them first, the rest goes through the pipeline. */
 
+/** A range of a text, in UTF-16 units: `text.slice(from, to)`. */
+export type Span = [from: number, to: number];
+
+/** Where added tokens are letters like any others: nowhere, everywhere, or in these ranges. */
+export type Literal = boolean | readonly Span[];
+
 /** A part of a text: an added token, or what stands between two. `start` is where it begins in the text (UTF-16 units). */
 export type Part = { text: string; id?: number; start: number };
 
@@ -14,8 +20,7 @@ const WORD = /[\p{Alphabetic}\p{M}\p{Nd}\p{Pc}]/u;
  * A function that splits a text at these tokens: the leftmost one, and of several that start there the longest.
  * `lstrip`/`rstrip` tokens swallow the blanks beside them, `single_word` tokens count only between characters that are no letters.
  */
-export function splitter(tokens: readonly AddedFlags[]): (text: string) => Part[] {
-  if (tokens.length === 0) return (text) => (text === "" ? [] : [{ text, start: 0 }]);
+export function splitter(tokens: readonly AddedFlags[]): (text: string, literal?: Literal) => Part[] {
   const root: Node = { children: new Map() };
   for (const entry of tokens) {
     let node = root;
@@ -30,10 +35,11 @@ export function splitter(tokens: readonly AddedFlags[]): (text: string) => Part[
     }
     node.entry ??= entry;
   }
-  return (text) => split(text, root);
+  const whole = (text: string) => (text === "" ? [] : [{ text, start: 0 }]);
+  return (text, literal = false) => (tokens.length === 0 || literal === true ? whole(text) : split(text, root, literal || []));
 }
 
-function split(text: string, root: Node): Part[] {
+function split(text: string, root: Node, literal: readonly Span[]): Part[] {
   const parts: Part[] = [];
   let start = 0;
   const rest = (end: number) => {
@@ -41,11 +47,13 @@ function split(text: string, root: Node): Part[] {
   };
   for (let i = 0; i < text.length; ) {
     const entry = longest(text, i, root);
-    if (!entry || (entry.single_word && !standsAlone(text, i, i + entry.content.length))) {
+    const end = i + (entry?.content.length ?? 0);
+    const isLiteral = literal.some(([from, to]) => i < to && end > from);
+    if (!entry || isLiteral || (entry.single_word && !standsAlone(text, i, end))) {
       i++;
       continue;
     }
-    let [left, right] = [i, i + entry.content.length];
+    let [left, right] = [i, end];
     if (entry.lstrip) while (left > start && BLANK.test(text[left - 1])) left--;
     if (entry.rstrip) while (right < text.length && BLANK.test(text[right])) right++;
     rest(left);

@@ -1,5 +1,6 @@
 /** Many texts brought to one length: truncation that keeps the specials, padding and masks, on the sides that the checkpoint says. */
 import { fillFrame, type Frame, type Segments, specialCount } from "./around";
+import type { Encoder } from "./pipeline";
 
 /** How a batch is brought to one length. */
 export type BatchOptions = {
@@ -52,10 +53,7 @@ export function cutToFit(
   return [keep(first, a), keep(second, b)];
 }
 
-export function makeBatch(
-  encode: (text: string, asText: boolean) => number[],
-  settings: BatchSettings,
-): (texts: string[], options?: BatchOptions) => Batch {
+export function makeBatch(encode: Encoder, settings: BatchSettings): (texts: string[], options?: BatchOptions) => Batch {
   const { frame, modelMaxLength, truncationSide, pad } = settings;
   return (texts, options = {}) => {
     const { maxLength = modelMaxLength, padding = "longest", truncation = false, pairs, specials = "tokens" } = options;

@@ -4,13 +4,13 @@
  */
 import { runInNewContext } from "node:vm";
 import { Tokenizer as Library } from "@huggingface/tokenizers";
-import { type AddedFlags, type Part, splitter } from "./added";
+import { type AddedFlags, type Literal, type Part, splitter } from "./added";
+import { type LibraryModel, makeModel } from "./model";
 import { precompiled, readRules } from "./precompiled";
 import type { TokenizerJson } from "./tokenizer-check";
-import { unigram } from "./unigram";
 
-/** Ids of a text, without the tokens around it. `asText`: added tokens that stand in it are letters like any others. */
-export type Encoder = (text: string, asText: boolean) => number[];
+/** Ids of a text, without the tokens around it. `literal`: where added tokens that stand in it are letters like any others. */
+export type Encoder = (text: string, literal: Literal) => number[];
 
 type Json = Record<string, unknown>;
 type Normalize = (text: string) => string;
@@ -20,7 +20,7 @@ type Step = { normalize?: Normalize; pre_tokenize_text?: PreTokenize; normalizer
 type Opened = {
   normalizer: (Normalize & Step) | null;
   pre_tokenizer: (PreTokenize & Step) | null;
-  model: ((words: string[]) => string[]) & { tokens_to_ids: Map<string, number> };
+  model: LibraryModel;
 };
 
 /** Texts on which a pattern with exponential search would never end. */
@@ -47,7 +47,7 @@ function makeEncoder(json: TokenizerJson): Encoder {
   const normalize = (text: string) => (library.normalizer ? library.normalizer(text) : text);
   const cut = (text: string, start: number): string[] =>
     library.pre_tokenizer ? library.pre_tokenizer(text, { section_index: start === 0 ? 0 : 1 }) : [text];
-  const model = makeModel(json, library);
+  const model = makeModel(json, library.model);
   const isNormalized = (token: AddedFlags & { normalized?: boolean; special?: boolean }) => token.normalized ?? !token.special;
   const raw = splitter(json.added_tokens.filter((token) => !isNormalized(token)));
   const late = splitter(json.added_tokens.filter(isNormalized).map((token) => ({ ...token, content: normalize(token.content) })));
@@ -58,16 +58,18 @@ function makeEncoder(json: TokenizerJson): Encoder {
     const parts = asText ? [{ text: normal, start: 0 }] : late(normal);
     return parts.flatMap((part) => (part.id === undefined ? model(cut(part.text, start + part.start), asText) : [part.id]));
   };
-  return (text, asText) => {
-    const parts: Part[] = asText ? [{ text, start: 0 }] : raw(text);
+  return (text, literal) => {
     const ids: number[] = [];
-    for (const part of parts) {
+    for (const part of raw(text, literal)) {
       if (part.id !== undefined) ids.push(part.id);
-      else if (part.text !== "") for (const id of plain(part, asText)) ids.push(id);
+      else if (part.text !== "") for (const id of plain(part, isLiteral(part, literal))) ids.push(id);
     }
     return ids;
   };
 }
+
+const isLiteral = ({ text, start }: Part, literal: Literal): boolean =>
+  typeof literal === "boolean" ? literal : literal.some(([from, to]) => start < to && start + text.length > from);
 
 /** The library without added tokens, which are split off before, and without a Unigram model, which is ours. */
 function openLibrary(json: TokenizerJson): Opened {
@@ -102,50 +104,5 @@ function metaspace(config: Json): PreTokenize {
     const isPrepended = (scheme === "always" || (scheme === "first" && section_index === 0)) && !marked.startsWith(mark);
     const whole = isPrepended ? mark + marked : marked;
     return config.split === false ? [whole] : (whole.match(words) ?? []);
-  };
-}
-
-function makeModel(json: TokenizerJson, library: Opened): (words: string[], asText: boolean) => number[] {
-  if (json.model.type === "Unigram") return makeUnigram(json);
-  const ids = library.model.tokens_to_ids;
-  const unknown = ids.get(String(json.model.unk_token));
-  const added = new Set(json.added_tokens.map(({ id }) => id));
-  return (words, asText) => {
-    const found: number[] = [];
-    for (const piece of library.model(words)) {
-      const id = ids.get(piece) ?? unknown;
-      if (id === undefined)
-        throw new Error(`the text holds ${JSON.stringify(piece)}, which is not in the vocabulary, and there is no unk_token`);
-      if (asText && added.has(id) && id !== unknown && piece.length > 1) found.push(...letters(piece, ids, unknown));
-      else found.push(id);
-    }
-    return found;
-  };
-}
-
-/** A piece that spells an added token, one character a token. */
-const letters = (piece: string, ids: Map<string, number>, unknown?: number): number[] =>
-  Array.from(piece, (letter) => ids.get(letter) ?? unknown).filter((id): id is number => id !== undefined);
-
-function makeUnigram(json: TokenizerJson): (words: string[], asText: boolean) => number[] {
-  const pieces = json.model.vocab as [string, number][];
-  const unknown = Number(json.model.unk_id ?? 0);
-  const ids = new Map(pieces.map(([piece], id) => [piece, id]));
-  const hasBytes = json.model.byte_fallback === true;
-  const fast = unigram(pieces, { unknown });
-  let strict: ReturnType<typeof unigram> | undefined;
-  const resolve = (piece: string): number[] => {
-    const id = ids.get(piece);
-    if (id !== undefined) return [id];
-    const bytes = hasBytes
-      ? Array.from(Buffer.from(piece), (byte) => ids.get(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`))
-      : [undefined];
-    return bytes.includes(undefined) ? [unknown] : (bytes as number[]);
-  };
-  return (words, asText) => {
-    if (asText) strict ??= unigram(pieces, { unknown, barred: new Set(json.added_tokens.map(({ id }) => id)) });
-    const cut = asText && strict ? strict : fast;
-    const barred = asText ? new Set(json.added_tokens.map(({ content }) => content)) : undefined;
-    return words.flatMap((word) => cut(word).flatMap((piece) => (barred?.has(piece) ? [unknown] : resolve(piece))));
   };
 }

@@ -70,18 +70,31 @@ export function precompiled(rules: Rules): (text: string) => string {
     return whole ? whole.shortest.text : Array.from(piece, character).join("");
   };
   const ascii = Array.from({ length: 128 }, (_, code) => character(String.fromCharCode(code)));
+  const known = new Map<string, string>();
+  const kept = (one: string): string => {
+    const found = known.get(one) ?? character(one);
+    known.set(one, found);
+    return found;
+  };
+  const isPlain = ascii.every((to, code) => code < 32 || code === 127 || to === String.fromCharCode(code));
   return (text) => {
     let out = "";
     for (const [run] of text.matchAll(RUNS)) {
-      if (run.charCodeAt(0) < 128 && run !== "\r\n" && run.length === 1) out += ascii[run.charCodeAt(0)];
+      const isAscii = run.charCodeAt(run.length - 1) < 128 && run !== "\r\n";
+      if (isAscii && isPlain && run.charCodeAt(0) >= 32 && run.charCodeAt(0) < 127) out += run;
+      else if (isAscii) for (const one of run) out += ascii[one.charCodeAt(0)];
+      else if (SINGLE.test(run)) for (const one of run) out += kept(one);
       else for (const { segment } of segmenter.segment(run)) out += grapheme(segment);
     }
     return out;
   };
 }
 
-/** An ASCII character that is a grapheme by itself, or a run that has to be cut with Unicode's rules. */
-const RUNS = /\r\n|[\0-\x7f](?![^\0-\x7f])|[\0-\x7f]?[^\0-\x7f]+/gu;
+/** Letters with case, Han characters and punctuation: each is a grapheme by itself, whatever stands beside it in such a run. */
+const SINGLE = /^[\0-\x7f]?(?:(?!\p{M})[\p{Lu}\p{Ll}\p{P}\p{Script=Han}])+$/u;
+
+/** ASCII characters that are graphemes by themselves, printed or one control, or a run that has to be cut with Unicode's rules. */
+const RUNS = /\r\n|[\x20-\x7e]+(?![^\0-\x7f])|[\0-\x7f](?![^\0-\x7f])|[\0-\x7f]?[^\0-\x7f]+/gu;
 
 /**
  * SentencePiece's own normalisation: the longest rule at each place, blanks at both ends dropped and runs of them made one

@@ -2,7 +2,7 @@
  * SigLIP's text pipeline (`SiglipTokenizer` of transformers, after big_vision's prompt engineering): lower case, no ASCII punctuation, single
  * blanks, then SentencePiece, separately for each stretch between special tokens. Only the first stretch has a blank in front.
  */
-import { splitter } from "./added";
+import { type Span, splitter } from "./added";
 import { cleanUp } from "./decoder";
 import type { Encoder } from "./pipeline";
 import { normalizeSentence, readRules } from "./precompiled";
@@ -41,13 +41,12 @@ export function siglipPipeline(model: SentencePieceModel, added: AddedEntry[], l
 
   const specials = new Set(added.map(({ id }) => id));
   const split = splitter(added);
-  const encode: Encoder = (text, asText) => {
+  const encode: Encoder = (text, literal) => {
     const whole = `▁${text.replaceAll("▁", " ")}`;
-    const parts = asText ? [{ text: whole, start: 0 }] : split(whole);
-    const found = parts.flatMap((part: { text: string; id?: number }) => (part.id === undefined ? stretch(part.text) : [part.id]));
-    // the blank in front goes where nothing but a special token follows it; an unknown piece is none
-    const first = parts[0]?.text === "▁" && parts[1]?.id !== undefined && found[0] === ids.get("▁");
-    return first ? found.slice(1) : found;
+    const moved = typeof literal === "boolean" ? literal : literal.map(([from, to]): Span => [from + 1, to + 1]);
+    const found = split(whole, moved).map(({ text: part, id }): number[] => (id === undefined ? stretch(part) : [id]));
+    const isBlank = found.length > 1 && found[0].length === 1 && found[0][0] === ids.get("▁"); // nothing before the first special token
+    return (isBlank ? found.slice(1) : found).flat();
   };
   return { encode, decode: (list) => cleanUp(joinPieces(list, pieces, specials)) };
 }

@@ -1,4 +1,5 @@
 /** Text to token ids and back, exactly as the tokenizer that a checkpoint was trained with. */
+import type { Literal, Span } from "./added";
 import { fillFrame, type Frame, readFrame, type Segments } from "./around";
 import { type Batch, type BatchOptions, makeBatch } from "./batch";
 import { strip } from "./blanks";
@@ -21,6 +22,8 @@ export type EncodeOptions = {
    * that somebody typed should be read as `text`: then `<|im_end|>` in it ends no turn, and `<image>` stands for no picture.
    */
   specials?: "tokens" | "text";
+  /** The same for some ranges of the text only: what a person typed inside a rendered chat (`Rendered.typed`). */
+  literal?: readonly Span[];
 };
 
 export type Tokenizer = {
@@ -72,14 +75,14 @@ function makeTokenizer(files: TokenizerFiles): Tokenizer {
   const frame = own ? siglipFrame(special.eos as number) : frameOf(files, idOf);
   const close = own ? withoutEnd(special.eos as number) : (row: number[]) => row;
 
-  const segments = (text: string, pair?: string, asText = false): Segments => {
-    const [first, second] = [close(plain(text, asText)), pair === undefined ? undefined : close(plain(pair, asText))];
+  const segments = (text: string, pair?: string, literal: Literal = false): Segments => {
+    const [first, second] = [close(plain(text, literal)), pair === undefined ? undefined : close(plain(pair, literal === true))];
     return fillFrame(second ? frame.pair : frame.single, first, second);
   };
-  const encode = (text: string, { addSpecialTokens = true, pair, specials = "tokens" }: EncodeOptions = {}): number[] => {
-    const asText = specials === "text";
-    if (addSpecialTokens) return segments(text, pair, asText).ids;
-    return pair === undefined ? plain(text, asText) : [...plain(text, asText), ...plain(pair, asText)];
+  const encode = (text: string, { addSpecialTokens = true, pair, specials = "tokens", literal }: EncodeOptions = {}): number[] => {
+    const typed = specials === "text" || (literal ?? false);
+    if (addSpecialTokens) return segments(text, pair, typed).ids;
+    return pair === undefined ? plain(text, typed) : [...plain(text, typed), ...plain(pair, typed === true)];
   };
   const valid = (list: ArrayLike<number>): number[] => {
     const row = Array.from(list);
@@ -96,7 +99,7 @@ function makeTokenizer(files: TokenizerFiles): Tokenizer {
   const isByteLevel = mentions(json.decoder, "ByteLevel");
   const tokens = (list: ArrayLike<number>) => valid(list).map((id) => (isByteLevel && !added.has(id) ? readable(vocab[id]) : vocab[id]));
   const { modelMaxLength, paddingSide, truncationSide, usesMask } = settings;
-  const closed: Encoder = (text, asText) => close(plain(text, asText));
+  const closed: Encoder = (text, literal) => close(plain(text, literal));
   const batch = makeBatch(closed, { frame, modelMaxLength, paddingSide, truncationSide, pad: special.pad });
   return {
     ...{ vocabSize: vocab.length, modelMaxLength, special, usesMask, paddingSide, truncationSide },
@@ -119,17 +122,17 @@ function makeEncoder({ path, json }: TokenizerFiles): Encoder {
   const encode = openPipeline(path, json);
   const isLower = mentions(json.normalizer, "Lowercase") || mentions(json.normalizer, "BertNormalizer");
   // the library lower-cases whole texts, the reference one code point at a time: see lowerCase()
-  const whole: Encoder = (text, asText) => encode(isLower ? text.replaceAll("Σ", "σ") : text, asText);
+  const whole: Encoder = (text, literal) => encode(isLower ? text.replaceAll("Σ", "σ") : text, literal);
   const words = isClipPipeline(json) ? byWords((text) => whole(text, false)) : undefined;
-  return (text, asText) => (words && !asText ? words(text) : whole(text, asText));
+  return (text, literal) => (words && literal === false ? words(text) : whole(text, literal));
 }
 
 /** Refuses what is no text, and replaces lone surrogates. */
 const checked =
   (encode: Encoder): Encoder =>
-  (text, asText) => {
+  (text, literal) => {
     if (typeof text !== "string") throw new TypeError(`tokenizer: expected a text, got ${text === null ? "null" : typeof text}`);
-    return encode(wellFormed(text), asText);
+    return encode(wellFormed(text), literal);
   };
 
 function makeDecoder({ path, json, settings }: TokenizerFiles, vocab: string[]): (ids: number[]) => string {

@@ -1,7 +1,7 @@
 /**
  * npm run train:emoji-vl: makes `data/models/emoji-vl` from nothing: a vocabulary from captions and questions, a small InternVL (InternViT, pixel shuffle,
  * MLP, Qwen2 decoder) that learns to answer about emoji, its recipe, its curve, and its answers about pictures it has never seen.
- * `-- --steps N --out DIR` changes the length and the place.
+ * `-- --steps N --out DIR` changes the length and the place; `-- --measure` only measures again what is there.
  */
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
@@ -26,6 +26,7 @@ import { type Random, mixSeeds, random, shuffle } from "../data/random";
 import { interruptOnCtrlC, interruptSignal } from "../engine/interrupt";
 import { engine, type tf } from "../engine/index";
 import { writeFileAtomic } from "../files/atomic";
+import { readJson } from "../files/json";
 import { loadTileProcessor } from "../image/tiles";
 import { load } from "../models/index";
 import { type InternVLConfig, type InternVLParams, internVLConfig, internVLSpec } from "../models/internvl";
@@ -78,26 +79,38 @@ const LARGE = [
 ];
 
 async function main(): Promise<void> {
-  const { values } = parseArgs({ options: { steps: { type: "string" }, out: { type: "string" } } });
+  const { values } = parseArgs({ options: { steps: { type: "string" }, out: { type: "string" }, measure: { type: "boolean" } } });
   const steps = values.steps ? Number(values.steps) : recipe.steps;
   const out = values.out ?? join(process.cwd(), "data", "models", "emoji-vl");
   interruptOnCtrlC();
   console.log((await engine()).why);
+  const test = await drawings("test", false);
+  if (values.measure) return measureAgain(out, test);
   const emoji = await drawings("train", true);
   const start = join(out, "start");
   const config = await writeStart(start, emoji);
   const { model, variables } = withTrainable(await load<Model>(start));
   const pupil = pupilOf(model, config, start);
-  const test = await drawings("test", false);
   const began = performance.now();
   const rows = await fit(pupil, variables, emoji, test, steps);
   const minutes = (performance.now() - began) / 60_000;
   await saveModel(model, out, { dtype: "bfloat16" });
   rmSync(start, { recursive: true });
-  const measured = await measure(pupilOf(await load<Model>(out), config, out), test);
   await writeFileAtomic(join(out, "recipe.json"), json({ ...recipe, steps }));
   await writeFileAtomic(join(out, "curve.jsonl"), rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
-  await writeFileAtomic(join(out, "results.json"), json({ steps: rows.length, minutes: Number(minutes.toFixed(1)), answers: measured }));
+  await writeFileAtomic(join(out, "results.json"), json({ steps: rows.length, minutes: Number(minutes.toFixed(1)) }));
+  await measureAgain(out, test);
+}
+
+/** Puts the answers of the model in a folder into its results.json. */
+async function measureAgain(folder: string, test: Drawn[]): Promise<void> {
+  const config = internVLConfig(readJson(join(folder, "config.json")));
+  const pupil = pupilOf(await load<Model>(folder), config, folder);
+  const answers = await measure(pupil, test);
+  const seen = shuffle(await drawings("train", false), random(recipe.seed)).slice(0, test.length);
+  const named = await accuracy(pupil, asked(seen.map(single), "caption"));
+  const { answers: _, ...rest } = readJson(join(folder, "results.json"));
+  await writeFileAtomic(join(folder, "results.json"), json({ ...rest, answers: { ...answers, "caption of seen emoji": named } }));
 }
 
 const json = (x: unknown) => `${JSON.stringify(x, null, 2)}\n`;

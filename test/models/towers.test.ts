@@ -18,7 +18,6 @@ import { cosine, expectClose, expectSame, farthest, keepsTensorCount, messageOf 
 before(() => engine().then(() => {}));
 
 const ORACLE = join(__dirname, "..", "oracle");
-const TOWERS = join(ORACLE, "towers");
 
 function allHold(checks: Checks): void {
   assert.ok(checks.rows.length > 0);
@@ -44,7 +43,7 @@ function loadPart<S>(folder: string, spec: S, dtype: Dtype = "float32") {
 }
 
 test("readPicture() gives the Q-Former's hidden states and attentions of transformers", async () => {
-  const oracle = openOracle(TOWERS, "blip2_opt");
+  const oracle = openOracle(ORACLE, "blip2_opt");
   const folder = join(ORACLE, "blip2_opt", "model");
   const { config, tensors, close } = openCheckpoint(folder);
   const c = qFormerConfig(config.qformer_config);
@@ -196,12 +195,16 @@ test("embedPrompt() and the cache say what does not fit", async () => {
 test("internVLConfig() and llamaConfig() refuse what they do not compute", async () => {
   const how = { qkv_bias: true, tied: false };
   await messageOf(() => llamaConfig({ hidden_act: "relu" }, "text_config", how), 'hidden_act "relu" is not known; known: silu');
-  await messageOf(() => llamaConfig({ use_sliding_window: true }, "text_config", how), "use_sliding_window true is not handled here");
+  await messageOf(
+    () => llamaConfig({ use_sliding_window: true }, "text_config", how),
+    "sliding_window is undefined, expected a whole number",
+  );
   await messageOf(
     () => llamaConfig({ num_attention_heads: 6, num_key_value_heads: 4, hidden_size: 48 }, "t", how),
     "6 do not divide among num_key_value_heads 4",
   );
   await messageOf(() => llamaConfig({ logit_softcapping: 30 }, "text_config", how), "logit_softcapping: not handled here");
-  await messageOf(() => internVLConfig({ vision_config: { use_qk_norm: true } }), "use_qk_norm true");
-  await messageOf(() => internVLConfig({ vision_config: { norm_type: "rms_norm" } }), 'norm_type "rms_norm" is not known');
+  await messageOf(() => internVLConfig({ vision_config: { use_mask_token: true } }), "use_mask_token true are not handled here");
+  await messageOf(() => internVLConfig({ vision_config: { norm_type: "group_norm" } }), 'norm_type "group_norm" is not known');
+  await messageOf(() => internVLConfig({ vision_feature_select_strategy: "full" }), '"full" is not known; known: default');
 });

@@ -15,6 +15,7 @@ const KINDS: [string, number, Formula][] = [
   ["quick_gelu", 2, quickGelu],
   ["silu", 3, (x) => x.mul(x.sigmoid())],
   ["gelu_tanh", 4, geluTanh],
+  ["relu", 5, (x) => x.relu()],
 ];
 /** 1, primes, around the width of a vector, longer than a thread's share (16384), an empty batch. */
 const SIZES = [

@@ -56,6 +56,7 @@ const ACTIVATIONS: { [name: string]: (x: tf.Tensor) => tf.Tensor } = {
   quick_gelu: quickGelu,
   silu: (x) => x.mul(x.sigmoid()),
   gelu_tanh: geluTanh,
+  relu: (x) => x.relu(),
 };
 
 function formula(x: tf.Tensor2D, weight: tf.Tensor2D, { bias, activation = "none", residual, pair }: LinearOptions = {}): tf.Tensor {

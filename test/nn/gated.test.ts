@@ -52,3 +52,15 @@ test("rmsNormOp() has rows of mean square 1 before the weight; a row of zeros st
     ).dataSync();
     expectClose(y, [1, 2, -1, 1, 0, 0, 0, 0], 1e-6);
   }));
+
+test("rmsNormOp() with a weight that divides the width normalises part by part, with the gradients of the reshaped tensor", async () => {
+  tf.tidy(() => {
+    const [x, weight] = [tf.randomNormal([3, 12], 0, 2, "float32", 1), tf.randomNormal([4], 1, 0.1, "float32", 2) as tf.Tensor1D];
+    const apart = (x: tf.Tensor, w: tf.Tensor) => rmsNormOp(x.reshape([9, 4]), w as tf.Tensor1D, 1e-6).reshape([3, 12]);
+    const whole = (x: tf.Tensor, w: tf.Tensor) => rmsNormOp(x, w as tf.Tensor1D, 1e-6);
+    expectSame(whole(x, weight).dataSync(), apart(x, weight).dataSync());
+    const [dy, got, want] = [tf.randomNormal([3, 12], 0, 1, "float32", 3), tf.grads(whole), tf.grads(apart)];
+    got([x, weight], dy).forEach((g, i) => expectSame(g.dataSync(), want([x, weight], dy)[i].dataSync()));
+  });
+  await messageOf(() => rmsNormOp(tf.ones([2, 6]), tf.ones([4]) as tf.Tensor1D, 1e-6), "does not divide into parts of the weight's 4");
+});

@@ -5,7 +5,7 @@ import { load, type VisionLanguageModel } from "vitrine/models";
 import { type Cases, Checks, FLOAT, type Oracle } from "./check";
 import { checkImages } from "./images";
 import { checkTokenization } from "./tokenization";
-import { type Ask, checkVisionLanguage, readPictures, run, withPixels } from "./vision-language";
+import { type Ask, checkVisionLanguage, readPictures, run, type TextOf, withPixels } from "./vision-language";
 
 const named = (oracle: Oracle, name: string): Cases => oracle.cases.forward.find((f: Cases) => f.name === name);
 
@@ -45,7 +45,10 @@ export async function checkInternVLChat(oracle: Oracle): Promise<Checks["rows"]>
   const model = await load<VisionLanguageModel>(join(oracle.folder, "model"));
   const wanted = named(oracle, "image_prompt");
   const forward = oracle.cases.forward.map((one: Cases) => (one === wanted ? { ...one, projector: one.mlp1 } : one));
-  await checkVisionLanguage({ ...oracle, cases: { ...oracle.cases, forward } }, checks, model, { ask: folded(wanted.max_tiles) });
+  await checkVisionLanguage({ ...oracle, cases: { ...oracle.cases, forward } }, checks, model, {
+    ask: folded(wanted.max_tiles),
+    ...(oracle.family === "internvl_chat_internlm2" ? { textOf: pieces } : {}),
+  });
   await checkLongText(oracle, checks, model);
   checkChat(oracle, checks, model);
   model.dispose();
@@ -58,6 +61,9 @@ const folded =
   (max_patches: number): Ask =>
   (model, text, pictures) =>
     model.prompt(fold(text), pictures, { max_patches });
+
+/** InternLM2's oracle joins SentencePiece's pieces as they are. */
+const pieces: TextOf = (model, ids) => model.tokenizer.tokens(ids).join("");
 
 /** A text beyond max_position_embeddings, where the scaling of rotary positions depends on the length. */
 async function checkLongText(oracle: Oracle, checks: Checks, model: VisionLanguageModel): Promise<void> {

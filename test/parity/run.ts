@@ -6,10 +6,12 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { type Check, openOracle } from "./check";
 import { table } from "../support/table";
+import { checkBlip2Generation } from "./blip2-generation";
 import { checkBlip2Retrieval } from "./blip2";
 import { checkClip } from "./clip";
 import { checkInternVL, checkInternVLChat } from "./internvl";
 import { checkLlava } from "./llava";
+import { checkMiniGpt4 } from "./minigpt4";
 import { checkOvis2 } from "./ovis2";
 import { checkOvis25 } from "./ovis25";
 import { checkSiglip } from "./siglip";
@@ -22,11 +24,17 @@ const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => P
   internvl_hf: checkInternVL,
   internvl_chat_qwen2: checkInternVLChat,
   internvl_chat_internlm2: checkInternVLChat,
+  internvl_chat_phi3: checkInternVLChat,
   llava: checkLlava,
   llava_hd: checkLlava,
   llava_next: checkLlava,
   llava_onevision: checkLlava,
   ovis2: checkOvis2,
+  blip2_opt: checkBlip2Generation,
+  blip2_t5: checkBlip2Generation,
+  instructblip: checkBlip2Generation,
+  instructblip_t5: checkBlip2Generation,
+  minigpt4: checkMiniGpt4,
   ovis2_5: checkOvis25,
 };
 

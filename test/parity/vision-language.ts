@@ -39,6 +39,10 @@ export function withPixels(prompt: Prompt, { values, shape }: { values: Float32A
 export type Ask = (model: VisionLanguageModel, text: string, pictures: Picture[]) => Prompt;
 const plainly: Ask = (model, text, pictures) => model.prompt(text, pictures);
 
+/** The oracle's `text_raw` of a greedy answer's ids. */
+export type TextOf = (model: VisionLanguageModel, ids: number[]) => string;
+const decoded: TextOf = (model, ids) => model.tokenizer.decode(ids, { skipSpecialTokens: false });
+
 /** One prompt of the oracle with its own pixels, after a check of its ids. */
 async function promptOf(oracle: Oracle, checks: Checks, model: VisionLanguageModel, wanted: Cases, ask: Ask): Promise<Prompt> {
   const inputs = wanted.inputs as string[];
@@ -67,7 +71,11 @@ export async function checkVisionLanguage(
   oracle: Oracle,
   checks: Checks,
   model: VisionLanguageModel,
-  { ask = plainly, extra }: { ask?: Ask; extra?(seen: Recording["seen"], wanted: Cases, prompt: Prompt): Promise<void> } = {},
+  {
+    ask = plainly,
+    extra,
+    textOf = decoded,
+  }: { ask?: Ask; textOf?: TextOf; extra?(seen: Recording["seen"], wanted: Cases, prompt: Prompt): Promise<void> } = {},
 ): Promise<void> {
   const wanted = named(oracle, "image_prompt");
   const prompt = await promptOf(oracle, checks, model, wanted, ask);
@@ -77,7 +85,7 @@ export async function checkVisionLanguage(
   const two = named(oracle, "two_images");
   if (two) prompts.set("two_images", await checkTwo(oracle, checks, model, two, ask));
   for (const generation of oracle.cases.generation)
-    await checkGreedy(oracle, checks, model, generation, prompts.get(generation.name) ?? model.prompt(generation.text, []));
+    await checkGreedy(oracle, checks, model, generation, prompts.get(generation.name) ?? model.prompt(generation.text, []), textOf);
   await checkTraining(oracle, checks, model, prompt);
 }
 
@@ -209,6 +217,7 @@ export async function checkGreedy(
   model: VisionLanguageModel,
   wanted: Cases,
   prompt: Prompt,
+  textOf = decoded,
 ): Promise<void> {
   const { language } = model;
   const cache = language.makeCache(prompt.ids.length + NEW_TOKENS);
@@ -227,11 +236,7 @@ export async function checkGreedy(
   await checks.tensor(`generation (${wanted.name}): logits`, tf.stack(steps), oracle.array(wanted.step_logits), FLOAT);
   tf.dispose(steps);
   const known = ids.filter((id) => id < model.tokenizer.vocabSize); // a padded table has rows that no token has
-  checks.exact(
-    `generation (${wanted.name}): text`,
-    1,
-    model.tokenizer.decode(known, { skipSpecialTokens: false }) === wanted.text_raw ? [] : ["the decoded text differs"],
-  );
+  checks.exact(`generation (${wanted.name}): text`, 1, textOf(model, known) === wanted.text_raw ? [] : ["the decoded text differs"]);
 }
 
 /** Next-token loss where labels are not -100. */

@@ -132,5 +132,21 @@ def parameters(job):
     return sum(p.numel() for p in model.parameters())
 
 
-JOBS = {"logits": logits, "embeddings": embeddings, "retrieval": retrieval, "schedule": schedule, "adamw": adamw, "lora": lora, "parameters": parameters}
+def answer(job):
+    """The prompt that an InternVL's own chat template makes of a picture and a question, its ids, and the scores of the answer's first token."""
+    from PIL import Image
+    from transformers import AutoProcessor, GotOcr2ImageProcessorPil, InternVLForConditionalGeneration
+
+    processor = AutoProcessor.from_pretrained(job["model"])
+    processor.image_processor = GotOcr2ImageProcessorPil.from_pretrained(job["model"])
+    model = InternVLForConditionalGeneration.from_pretrained(job["model"], dtype=torch.float32, attn_implementation="eager").eval()
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": job["question"]}]}
+    text = processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
+    inputs = processor(images=[Image.open(job["picture"])], text=[text], return_tensors="pt")
+    with torch.no_grad():
+        scores = model(**inputs).logits[0, -1]
+    return {"text": text, "ids": inputs["input_ids"][0].tolist(), "logits": scores.tolist()}
+
+
+JOBS = {"answer": answer, "logits": logits, "embeddings": embeddings, "retrieval": retrieval, "schedule": schedule, "adamw": adamw, "lora": lora, "parameters": parameters}
 print(json.dumps([JOBS[job.pop("kind")](job) for job in json.load(sys.stdin)]))

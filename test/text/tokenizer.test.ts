@@ -1,9 +1,9 @@
 import assert from "node:assert/strict";
-import { cpSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { loadTokenizer } from "vitrine/text/tokenizer";
+import { folder } from "./folder";
 
 const CLIP = join(__dirname, "..", "oracle", "clip");
 const read = (path: string) => JSON.parse(readFileSync(path, "utf8"));
@@ -11,15 +11,6 @@ type Case = { text: string; ids: number[]; ids_plain: number[]; decoded: string;
 const oracle = read(join(CLIP, "cases.json")).tokenization[0]; // transformers 5.23
 const cases: Case[] = oracle.cases;
 
-/** A folder with copies of files, some of them changed. */
-function folder(files: Record<string, string | object>): string {
-  const path = mkdtempSync(join(tmpdir(), "tokenizer-"));
-  for (const [name, from] of Object.entries(files)) {
-    if (typeof from === "string" && from.startsWith("/")) cpSync(from, join(path, name));
-    else writeFileSync(join(path, name), typeof from === "string" ? from : JSON.stringify(from));
-  }
-  return path;
-}
 const model = (name: string) => join(CLIP, "model", name);
 
 const SOURCES: Record<string, Record<string, string>> = {
