@@ -2,7 +2,7 @@
  * CLIP's picture tower in the layout of BLIP-2's, for a Q-Former to read. CLIP has a norm before its first block, BLIP-2's tower none: a block of its own
  * stands for it. Its attention is zero, and its feed-forward part passes the normed input on as K·(act(z) - act(-z)) = K·z, which holds for GELU and quick
  * GELU (x·Φ(x) and x·σ(1.702 x): Φ(x) + Φ(-x) = 1). All that the other blocks add is K times as large too, and their norms take K away again; beside it
- * what had not been normed is 1 / K of the stream. The last block is left out: only its class token was ever trained to be read.
+ * what had not been normed is 1 / K of the stream.
  */
 import { join } from "node:path";
 import { openCheckpoint } from "../files/checkpoint";
@@ -19,7 +19,7 @@ export type EvaTower = {
 };
 
 /**
- * The tower of a CLIP checkpoint without its last block, its states behind a norm without weights.
+ * The tower of a CLIP checkpoint: every token behind CLIP's last norm, which CLIP itself applies to the class token alone.
  *
  * @param folder a checkpoint whose feed-forward parts are at least twice as wide as the tower
  */
@@ -42,7 +42,7 @@ const configOf = (c: ClipConfig["vision_config"]) => ({
   model_type: "blip_2_vision_model",
   hidden_size: c.hidden_size,
   intermediate_size: c.intermediate_size,
-  num_hidden_layers: c.num_hidden_layers, // the last one left out, one added for the norm
+  num_hidden_layers: c.num_hidden_layers + 1, // the first one is the norm
   num_attention_heads: c.num_attention_heads,
   image_size: c.image_size,
   patch_size: c.patch_size,
@@ -59,11 +59,11 @@ function weightsOf(c: ClipConfig["vision_config"], read: (name: string) => Float
     "embeddings.patch_embedding.weight": read("embeddings.patch_embedding.weight"),
     "embeddings.patch_embedding.bias": new Float32Array(D),
     "embeddings.position_embedding": read("embeddings.position_embedding.weight"),
-    "post_layernorm.weight": new Float32Array(D).fill(1),
-    "post_layernorm.bias": new Float32Array(D),
+    "post_layernorm.weight": read("post_layernorm.weight"),
+    "post_layernorm.bias": read("post_layernorm.bias"),
     ...normBlock(D, F, read),
   };
-  for (let i = 0; i < c.num_hidden_layers - 1; i++) {
+  for (let i = 0; i < c.num_hidden_layers; i++) {
     const [from, to] = [`encoder.layers.${i}`, `encoder.layers.${i + 1}`];
     for (const part of ["weight", "bias"]) {
       for (const name of ["layer_norm1", "layer_norm2", "mlp.fc1"]) weights[`${to}.${name}.${part}`] = read(`${from}.${name}.${part}`);

@@ -15,7 +15,7 @@ import { writeFileAtomic } from "../files/atomic";
 import { resolveModel } from "../files/hub";
 import type { Picture } from "../image/picture";
 import { CLIP_MEAN, CLIP_STD } from "../image/processor-config";
-import { blip2Config, blip2Spec } from "../models/blip2";
+import { blip2Config, blip2Spec, TEMPERATURE } from "../models/blip2";
 import type { Blip2 } from "../models/blip2-load";
 import { load } from "../models/index";
 import { saveModel } from "../models/save";
@@ -30,23 +30,26 @@ import { picturesSeen, type StageOneBatch, type StageOneData, stageOneBatches, s
 
 /** Everything that decides the result; committed beside the weights. */
 const recipe = {
-  data: "emoji (Twemoji style), split train, English captions, skin tones included",
-  vision: "emoji-clip's picture tower without its last block, frozen",
+  data: "emoji (Twemoji style), split train, English captions, without skin tones",
+  vision: "emoji-clip's picture tower, frozen",
   /** Of each picture: as it is, and so many changed ones, whose states are computed once. */
-  views: 4,
+  views: 10,
   augment: { shift: 0.08, zoom: 0.2, turn: 10, colour: 0.1 },
   vocabSize: 2048,
   contextLength: 32,
   queries: 16,
   projection: 128,
   qformer: { hidden_size: 128, intermediate_size: 512, num_hidden_layers: 4, num_attention_heads: 4, cross_attention_frequency: 2 },
-  temperature: 0.07,
+  /** Of the loss, and of drawing negatives: most wrong pairs are to differ in kind, and not in a detail. */
+  temperature: TEMPERATURE,
+  negativeTemperature: 0.5,
+  hiding: { patches: 0.25, words: 0.15 },
   batchSize: 96,
-  steps: 1000,
+  steps: 800,
   learningRate: 1e-3,
   warmupSteps: 0.05,
   schedule: "cosine" as const,
-  weightDecay: 0.1,
+  weightDecay: 0.2,
   betas: [0.9, 0.98] as [number, number],
   maxGradNorm: 1,
   bf16: true,
@@ -59,7 +62,7 @@ async function main(): Promise<void> {
   const out = values.out ?? join(process.cwd(), "data", "models", "emoji-qformer");
   interruptOnCtrlC();
   console.log((await engine()).why);
-  const rows = await dataset("emoji", { split: "train", skinTones: true });
+  const rows = await dataset("emoji", { split: "train" });
   const start = join(out, "start");
   await writeStart(start, rows);
   const { model, variables } = withTrainable(await load<Blip2>(start), (name) => !name.startsWith("vision_model."));
@@ -67,7 +70,7 @@ async function main(): Promise<void> {
   const curve = await fit(model, variables, rows, steps, out);
   const minutes = (performance.now() - began) / 60_000;
   await saveModel(model, out, { dtype: "bfloat16" });
-  rmSync(start, { recursive: true });
+  for (const folder of [start, join(out, "so-far")]) rmSync(folder, { recursive: true, force: true });
   const measured = await measureStageOne(await load<Blip2>(out), await dataset("emoji", { split: "test" }), rows);
   await writeFileAtomic(join(out, "recipe.json"), json({ ...recipe, steps }));
   await writeFileAtomic(join(out, "curve.jsonl"), curve.map((row) => `${JSON.stringify(row)}\n`).join(""));
@@ -158,7 +161,8 @@ async function dataOf(model: Blip2, rows: ImageText[]): Promise<StageOneData> {
 type StageOneRow = Row & { contrastive: number; matching: number; generation: number };
 
 async function fit(model: Blip2, variables: tf.Variable[], rows: ImageText[], steps: number, out: string): Promise<StageOneRow[]> {
-  const { batchSize, temperature, seed, learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16 } = recipe;
+  const { batchSize, negativeTemperature, hiding, seed, learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16 } =
+    recipe;
   const data = await dataOf(model, rows);
   console.log(`${data.states.count} pictures seen`);
   let parts: tf.Tensor | undefined;
@@ -171,7 +175,7 @@ async function fit(model: Blip2, variables: tf.Variable[], rows: ImageText[], st
   const curve: StageOneRow[] = [];
   const run = train({
     variables,
-    batches: stageOneBatches(model, data, { batchSize, temperature, seed }),
+    batches: stageOneBatches(model, data, { batchSize, negativeTemperature, hiding, seed }),
     loss,
     ...{ steps, learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16 },
     noDecay: (v) => v.rank < 2,
@@ -185,7 +189,7 @@ async function fit(model: Blip2, variables: tf.Variable[], rows: ImageText[], st
       console.log(
         `step ${row.step}/${steps}  contrastive ${contrastive}  matching ${matching}  generation ${generation}  ${rest.seconds} s`,
       );
-    if (row.step % 500 === 0) await saveModel(model, join(out, `step-${row.step}`), { dtype: "bfloat16" });
+    if (row.step % 200 === 0 && row.step < steps) await saveModel(model, join(out, "so-far"), { dtype: "bfloat16" });
   }
   parts?.dispose();
   return curve;

@@ -82,33 +82,34 @@ async function retrieval(model: Blip2, states: States, captions: string[], cosin
   return results;
 }
 
-/** Share of pairs that the matching head sorts right: true ones, ones with a text drawn at random, ones with the nearest wrong text. */
+/**
+ * How the matching head sorts true pairs, pairs with a text drawn at random, and with the nearest wrong text. It was trained on two wrong pairs for each
+ * true one, so a pair counts as true here where its odds are above 1 : 2.
+ */
 async function matching(model: Blip2, states: States, captions: string[], cosines: number[][]): Promise<object> {
   const next = random(mixSeeds(0, 3));
   const count = captions.length;
-  const texts = {
-    right: captions.map((_, i) => i),
-    random: captions.map((_, i) => (i + 1 + Math.floor(next() * (count - 1))) % count),
-    nearest: cosines.map((line, i) => order(line).find((j) => j !== i) as number),
-  };
-  const share = async (which: number[], yes: boolean) => {
-    const scores = await odds(
+  const scoresOf = (text: (i: number) => number) =>
+    odds(
       model,
       states,
       captions,
-      which.map((text, i) => [i, text]),
+      captions.map((_, i) => [i, text(i)]),
     );
-    return scores.filter((score) => score > 0 === yes).length / count;
+  const right = await scoresOf((i) => i);
+  const wrong = {
+    random: await scoresOf((i) => (i + 1 + Math.floor(next() * (count - 1))) % count),
+    nearest: await scoresOf((i) => order(cosines[i]).find((j) => j !== i) as number),
   };
-  const [right, wrong, hard] = [await share(texts.right, true), await share(texts.random, false), await share(texts.nearest, false)];
-  return {
-    right: rounded(right),
-    wrongAtRandom: rounded(wrong),
-    wrongNearest: rounded(hard),
-    accuracyAtRandom: rounded((right + wrong) / 2),
-    accuracyNearest: rounded((right + hard) / 2),
-    chance: 0.5,
-  };
+  const threshold = Math.log(1 / 2);
+  const share = (scores: number[], test: (score: number) => boolean) => scores.filter(test).length / count;
+  const found = share(right, (score) => score > threshold);
+  const against = (scores: number[]) => ({
+    accuracy: rounded((found + share(scores, (score) => score <= threshold)) / 2),
+    // Of a true pair and a wrong one, whichever, how often the true one scores higher (the area under the ROC curve).
+    ranking: rounded(right.reduce((sum, a) => sum + share(scores, (b) => b < a), 0) / count),
+  });
+  return { trueFound: rounded(found), random: against(wrong.random), nearest: against(wrong.nearest), chance: 0.5 };
 }
 
 /** Nats a token of the plain names, under each mask, with the right picture and another; a word's frequency alone, and a blind guess. */

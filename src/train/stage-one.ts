@@ -8,7 +8,7 @@ import { breathe } from "../engine/interrupt";
 import { take } from "../engine/read";
 import { tf } from "../engine/tf";
 import type { Picture } from "../image/picture";
-import type { Blip2Text } from "../models/blip2";
+import { type Blip2Text, wordLoss } from "../models/blip2";
 import type { Blip2 } from "../models/blip2-load";
 
 /** States of many pictures: [count, N, D], one after the other. */
@@ -75,12 +75,29 @@ export type StageOneBatch = {
   states: tf.Tensor3D;
   ids: tf.Tensor2D;
   padding: tf.Tensor2D;
-  /** For the language head, which begins with a token of its own. */
+  /** For the language head, which begins with a token of its own: what it is to say, and what it reads. */
   spokenIds: tf.Tensor2D;
+  spokenInput: tf.Tensor2D;
   spokenPadding: tf.Tensor2D;
   /** int32 [B]: a wrong picture for each text, a wrong text for each picture. */
   wrongPicture: tf.Tensor1D;
   wrongText: tf.Tensor1D;
+};
+
+/** What is hidden at random in training, so that neither picture nor text is learned by heart. */
+export type Hiding = {
+  /** Share of a picture's patches whose states become 0, which is near their mean behind the tower's norm. */
+  patches: number;
+  /** Share of a text's tokens that become [MASK], the first one apart. */
+  words: number;
+};
+
+export type StageOneOptions = {
+  batchSize: number;
+  /** Similarities are divided by it before negatives are drawn by their share: the lower, the harder; Infinity: all alike. */
+  negativeTemperature: number;
+  hiding?: Hiding;
+  seed?: number;
 };
 
 export type StageOneData = {
@@ -96,31 +113,51 @@ export type StageOneData = {
 export async function* stageOneBatches(
   model: Blip2,
   data: StageOneData,
-  { batchSize, temperature, seed = 0 }: { batchSize: number; temperature: number; seed?: number },
+  { batchSize, negativeTemperature, hiding = { patches: 0, words: 0 }, seed = 0 }: StageOneOptions,
 ): AsyncGenerator<StageOneBatch> {
   const next = random(mixSeeds(seed, 1));
+  const maskToken = model.tokenizer.special.mask;
+  if (hiding.words > 0 && maskToken === undefined) throw new Error("stageOneBatches: the vocabulary has no [MASK] to hide words with");
   const items = Array.from({ length: data.count }, (_, i) => i);
   for (const batch of shuffledBatches(items, batchSize, { seed, epochs: Infinity, dropLast: true })) {
     const texts = batch.map((item) => data.text(item, next));
-    const states = statesOf(
+    const seen = statesOf(
       data.states,
       batch.map((item) => data.picture(item, next)),
     );
-    const matched = model.read(texts.map((text) => text.matched));
+    const states = hidePatches(seen, hiding.patches, next);
+    const full = model.read(texts.map((text) => text.matched));
+    const matched = { ids: hideWords(full.ids, hiding.words, maskToken, next), padding: full.padding };
     const spoken = model.read(
       texts.map((text) => text.spoken),
       "[DEC]",
     );
-    const logits = await take(tf.tidy(() => model.similarities(model.encodePicture(states), model.encodeWords(matched)).div(temperature)));
+    const logits = await take(
+      tf.tidy(() => model.similarities(model.encodePicture(states), model.encodeWords(matched)).div(negativeTemperature)),
+    );
+    tf.dispose([seen, full.ids]);
     yield {
       states,
       ...matched,
       spokenIds: spoken.ids,
+      spokenInput: hideWords(spoken.ids, hiding.words, maskToken, next),
       spokenPadding: spoken.padding,
       wrongText: tf.tensor1d(hardNegatives(logits, batchSize, next), "int32"),
       wrongPicture: tf.tensor1d(hardNegatives(transposed(logits, batchSize), batchSize, next), "int32"),
     };
   }
+}
+
+function hidePatches(states: tf.Tensor3D, share: number, next: Random): tf.Tensor3D {
+  const [B, N] = states.shape;
+  const kept = Float32Array.from({ length: B * N }, (_, i) => (i % N > 0 && next() < share ? 0 : 1)); // never the class token
+  return tf.tidy(() => states.mul(tf.tensor(kept, [B, N, 1])));
+}
+
+function hideWords(ids: tf.Tensor2D, share: number, maskToken: number | undefined, next: Random): tf.Tensor2D {
+  const [B, T] = ids.shape;
+  const hidden = Int32Array.from({ length: B * T }, (_, i) => (i % T > 0 && next() < share ? 1 : 0)); // padding counts in no case
+  return tf.tidy(() => tf.where(tf.tensor(hidden, [B, T], "bool"), tf.fill([B, T], maskToken ?? 0, "int32"), ids) as tf.Tensor2D);
 }
 
 /** The three losses, their sum what is trained (LAVIS weighs them alike). */
@@ -139,7 +176,12 @@ export function stageOneLosses(model: Blip2, batch: StageOneBatch): { contrastiv
         labels,
       );
     }),
-    generation: model.loss.generation(states, { ids: batch.spokenIds, padding: batch.spokenPadding }),
+    generation: tf.tidy(() =>
+      wordLoss(model.wordLogits(states, { ids: batch.spokenInput, padding: batch.spokenPadding }), {
+        ids: batch.spokenIds,
+        padding: batch.spokenPadding,
+      }),
+    ),
   };
 }
 

@@ -13,7 +13,7 @@ import { MODEL } from "../support/clip";
 
 before(() => engine().then(() => {}));
 
-test("clipAsEva() gives CLIP's states before its last block in BLIP-2's layout, norm before the first block included", async () => {
+test("clipAsEva() gives CLIP's states in BLIP-2's layout, the norms before the first block and behind the last included", async () => {
   for (const folder of ["emoji-clip", MODEL]) {
     const clip = await load(folder);
     const c = clip.config.vision_config;
@@ -31,9 +31,9 @@ test("clipAsEva() gives CLIP's states before its last block in BLIP-2's layout, 
       Float32Array.from({ length: 2 * c.image_size ** 2 * 3 }, () => 4 * draw() - 2),
       [2, c.image_size, c.image_size, 3],
     );
-    const [before] = clipStates(clip.params.vision as never, c, pixels, [-2]);
-    const [one, zero] = [tf.ones([c.hidden_size]) as tf.Tensor1D, tf.zeros([c.hidden_size]) as tf.Tensor1D];
-    const want = layerNormOp(before, one, zero, c.layer_norm_eps).dataSync();
+    const [before] = clipStates(clip.params.vision as never, c, pixels, [-1]);
+    const { weight, bias } = clip.params.vision.lnPost;
+    const want = layerNormOp(before, weight, bias, c.layer_norm_eps).dataSync();
     const off = farthest(evaVit(params, config, pixels).dataSync(), want);
     const scale = Math.max(...Array.from(want, Math.abs));
     assert.ok(off < 2e-3 * scale, `off by ${off} at scale ${scale}`);

@@ -42,9 +42,7 @@ test("emoji-qformer does with pictures it has never seen what results.json says,
   const model = await load<Blip2>("emoji-qformer");
   const { steps: _s, minutes: _m, ...results } = JSON.parse(readFileSync(join(model.folder, "results.json"), "utf8"));
   const rows = await dataset("emoji", { split: "test" });
-  const measured = JSON.parse(
-    JSON.stringify(await measureStageOne(model, rows, await dataset("emoji", { split: "train", skinTones: true }))),
-  );
+  const measured = JSON.parse(JSON.stringify(await measureStageOne(model, rows, await dataset("emoji", { split: "train" }))));
   const near = (got: unknown, want: unknown, path: string): void => {
     if (typeof want === "number") assert.ok(Math.abs((got as number) - want) < 0.02, `${path}: ${got}, results.json ${want}`);
     else if (want && typeof want === "object")
@@ -57,7 +55,7 @@ test("emoji-qformer does with pictures it has never seen what results.json says,
   );
   for (const { contrastive, reranked, random } of results.retrieval)
     assert.ok(contrastive["R@1"] > 10 * random && reranked["R@1"] > 10 * random);
-  assert.ok(results.matching.accuracyAtRandom > 0.75);
+  assert.ok(results.matching.random.accuracy > 0.55 && results.matching.random.ranking > 0.7);
   const { loss, otherPicture, wordFrequencies, chance } = results.generation;
   assert.ok(loss.generation < otherPicture && loss.generation < wordFrequencies && wordFrequencies < chance);
   model.dispose();

@@ -58,7 +58,7 @@ test("picturesSeen() keeps what the frozen tower makes of each picture", async (
 test("the three losses of a batch are the model's, negatives beside their partners, and training lowers each", async () => {
   const { model: base, data } = await setting();
   const { model, variables, dispose } = withTrainable(base, (name) => !name.startsWith("vision_model."));
-  const source = stageOneBatches(model, data, { batchSize: 6, temperature: 0.07, seed: 2 });
+  const source = stageOneBatches(model, data, { batchSize: 6, negativeTemperature: 0.07, seed: 2 });
   const { value: batch } = await source.next();
   assert.ok(batch);
   const first = stageOneLosses(model, batch);
