@@ -1,7 +1,7 @@
 /** Talking with a model about pictures, in LMDeploy's manner: `pipeline(path)`, then `pipe("text")`, `pipe(["text", picture])`, `pipe.chat(…)`. */
 import { answer, type Piece, promptOf, type Response, type Speaker } from "./chat/answer";
 import { type Ask, isBatch, LIMITS, type Message, readAsk } from "./chat/messages";
-import type { Render, Renderer } from "./chat/render";
+import { rendererOf, type TemplateChoice } from "./chat/render";
 import { type GenConfig, type Kept, makeSessions, type Session } from "./chat/session";
 import { interruptSignal } from "./engine/interrupt";
 import { checkOptions } from "./generate/options";
@@ -12,12 +12,14 @@ import type { Prompt, VisionLanguageModel } from "./models/loaded";
 export type { Piece, Response } from "./chat/answer";
 export { type Budget, budgetOf, budgetText } from "./chat/budget";
 export { type Ask, loadImage, type Message, type MessageInput } from "./chat/messages";
-export type { Render, Renderer, RenderMessage } from "./chat/render";
+export type { Render, RenderMessage, TemplateChoice } from "./chat/render";
 export type { GenConfig, Session } from "./chat/session";
 
 export type PipelineOptions = LoadOptions & {
-  /** How a conversation becomes a prompt. */
-  render: Render | Renderer;
+  /** How a conversation becomes a prompt. Default: the checkpoint's template, or that of its family's original program. */
+  template?: TemplateChoice;
+  /** Further variables of the template, such as { enable_thinking: true }. */
+  variables?: { [name: string]: unknown };
   /** Tokens of a prompt and its answer together, where fewer than the model's own limit. */
   sessionLen?: number;
   /** Sessions whose computed tokens are kept. */
@@ -66,8 +68,8 @@ const MOST_ANSWERS = 16;
  * @throws TypeError for a model that only embeds, such as CLIP
  * @example const pipe = await pipeline("emoji-vl"); (await pipe(["What is this?", picture])).text
  */
-export async function pipeline(from: string | VisionLanguageModel, options: PipelineOptions): Promise<Pipeline> {
-  const { render, sessionLen, maxSessions = 8, tiles, ...loading } = options;
+export async function pipeline(from: string | VisionLanguageModel, options: PipelineOptions = {}): Promise<Pipeline> {
+  const { template, variables, sessionLen, maxSessions = 8, tiles, ...loading } = options;
   if (sessionLen !== undefined && !(Number.isInteger(sessionLen) && sessionLen >= 2))
     throw new RangeError(`pipeline: sessionLen is ${sessionLen}, expected a whole number of tokens from 2`);
   if (!(Number.isInteger(maxSessions) && maxSessions >= 0))
@@ -75,7 +77,7 @@ export async function pipeline(from: string | VisionLanguageModel, options: Pipe
   const model = typeof from === "string" ? await load<VisionLanguageModel>(from, loading) : from;
   if (!["language", "prompt", "embedPrompt"].every((key) => key in model))
     throw new TypeError(`pipeline: ${model.modelType} answers no questions; embedImages() and embedTexts() are for such models`);
-  const renderer = typeof render === "function" ? { render } : render;
+  const renderer = rendererOf(model, template, variables);
   return makePipeline({ model, renderer, sessionLength: sessionLen, tiles }, maxSessions, typeof from === "string");
 }
 
@@ -187,6 +189,7 @@ function makePipeline(speaker: Speaker, maxSessions: number, owns: boolean): Pip
     model,
     close() {
       sessions.close();
+      speaker.renderer.template.close();
       if (owns) model.dispose();
     },
   });

@@ -39,7 +39,7 @@ export type Speaker = { model: VisionLanguageModel; renderer: Renderer; sessionL
 
 /** What a conversation becomes: the prompt's text with image marks, and its ids. @throws RangeError with the token budget where it does not fit */
 export async function promptOf({ model, renderer, sessionLength, tiles }: Speaker, messages: readonly Message[]): Promise<Prompt> {
-  const text = await renderSafely(model, renderer.render, messages);
+  const text = await renderSafely(model, renderer, messages);
   const prompt = model.prompt(text, picturesOf(messages), tiles);
   if (!model.language.encoder) checkRoom(budgetOf(model, prompt, sessionLength));
   return prompt;
@@ -47,7 +47,7 @@ export async function promptOf({ model, renderer, sessionLength, tiles }: Speake
 
 /** The template's own ends, as ids where they are tokens. */
 function withEnds({ model, renderer }: Speaker, options: GenerationOptions): GenerationOptions {
-  const { stopWords = [] } = renderer;
+  const { stopWords } = renderer;
   if (!stopWords.length || options.ignoreEos) return options;
   const idOf = (word: string) => model.tokenizer.idOf(word);
   return {
