@@ -9,6 +9,8 @@ import { loadTokenizer, type Tokenizer } from "../text/tokenizer";
 import { loadBlip2Retrieval } from "./blip2-load";
 import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
+import { loadDualEncoder } from "./dual-encoder";
+import { loadFlava } from "./flava";
 import { loadBlip2Generation } from "./blip2-generation-load";
 import { loadInternVL, loadInternVLChat } from "./internvl-load";
 import { loadLlava } from "./llava-load";
@@ -20,10 +22,14 @@ import type { SiglipParams } from "./siglip";
 import { type SiglipWeights, siglipWeights } from "./siglip-load";
 
 export type { Blip2 } from "./blip2-load";
-export type { Loaded, Prompt, VisionLanguageModel } from "./loaded";
+export type { VisionTextDualEncoder } from "./dual-encoder";
+export type { Flava } from "./flava";
+export type { DualEncoder, Loaded, Prompt, VisionLanguageModel } from "./loaded";
 
 /** CLIP with the tokenizer and image processor of its checkpoint. */
 export type Clip = Omit<ClipWeights, "with"> & {
+  /** Numbers of an embedding. */
+  width: number;
   tokenizer: Tokenizer;
   imageProcessor: ImageProcessor;
   /** The same model around another parameter tree (with adapters attached or merged). Shares everything else. */
@@ -32,6 +38,10 @@ export type Clip = Omit<ClipWeights, "with"> & {
 
 /** SigLIP with the tokenizer and image processor of its checkpoint. */
 export type Siglip = Omit<SiglipWeights, "with"> & {
+  /** Its texts are padded to their full length, and it reads the padding. */
+  readsPadding: true;
+  /** Numbers of an embedding. */
+  width: number;
   tokenizer: Tokenizer;
   imageProcessor: ImageProcessor;
   /** The same model around another parameter tree (with adapters attached or merged). Shares everything else. */
@@ -51,6 +61,8 @@ export type LoadOptions = ResolveOptions & {
 const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown> } = {
   clip: loadClip,
   siglip: loadSiglip,
+  "vision-text-dual-encoder": loadDualEncoder,
+  flava: loadFlava,
   "blip-2": loadBlip2,
   internvl: loadInternVL,
   internvl_chat: loadInternVLChat,
@@ -120,6 +132,7 @@ async function loadClip(checkpoint: Checkpoint, dtype: Dtype): Promise<Clip> {
   const [tokenizer, imageProcessor] = [await loadTokenizer(folder), loadImageProcessor(folder)];
   const around = (weights: ClipWeights): Clip => ({
     ...weights,
+    width: weights.config.projection_dim,
     tokenizer,
     imageProcessor,
     with: (params) => around(weights.with(params)),
@@ -132,6 +145,8 @@ async function loadSiglip(checkpoint: Checkpoint, dtype: Dtype): Promise<Siglip>
   const [tokenizer, imageProcessor] = [await loadTokenizer(folder), loadImageProcessor(folder)];
   const around = (weights: SiglipWeights): Siglip => ({
     ...weights,
+    readsPadding: true,
+    width: weights.config.text_config.projection_size,
     tokenizer,
     imageProcessor,
     with: (params) => around(weights.with(params)),

@@ -9,6 +9,7 @@ import { table } from "../support/table";
 import { checkBlip2Generation } from "./blip2-generation";
 import { checkBlip2Retrieval } from "./blip2";
 import { checkClip } from "./clip";
+import { checkDualEncoder, checkFlava } from "./dual-encoder";
 import { checkInternVL, checkInternVLChat } from "./internvl";
 import { checkLlava } from "./llava";
 import { checkMiniGpt4 } from "./minigpt4";
@@ -20,6 +21,8 @@ import { checkSiglip } from "./siglip";
 const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => Promise<Check[]> } = {
   clip: checkClip,
   siglip: checkSiglip,
+  vision_text_dual_encoder: checkDualEncoder,
+  flava: checkFlava,
   blip2_itm: checkBlip2Retrieval,
   internvl_hf: checkInternVL,
   internvl_chat_qwen2: checkInternVLChat,
