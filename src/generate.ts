@@ -27,6 +27,8 @@ export type GenerateInputs = GenerationOptions & {
   padding?: tf.Tensor2D;
   /** Encoder-decoders: what the encoder made of the prompt, where that is known; `embeddings` is then not read. */
   encoded?: DecoderInputs["encoded"];
+  /** Encoder-decoders: what the decoder begins with; default: its start token. */
+  start?: number[];
   /** Of the caller, with one sequence or none: holds prompt and answer afterwards, but for the last token; after a beam search the prompt. */
   cache?: Cache;
   /** For `text`, `stopWords` and `badWords`. */
@@ -70,13 +72,13 @@ export type Generation = {
  * @example for await (const { text } of generate(model.language, { embeddings, tokenizer, maxNewTokens: 20 })) process.stdout.write(text!);
  */
 export function generate(model: LanguageModel, inputs: GenerateInputs): AsyncGenerator<GeneratedToken, Generation, undefined> {
-  const { embeddings, ids = [], padding, encoded, cache, tokenizer, signal = interruptSignal(), ...options } = inputs;
+  const { embeddings, ids = [], padding, encoded, start, cache, tokenizer, signal = interruptSignal(), ...options } = inputs;
   const settings = checkOptions(options, model.vocabSize);
   const needsText = (["stopWords", "badWords"] as const).filter((key) => settings[key].length > 0);
   if (!tokenizer && needsText.length) throw new TypeError(`generate: ${needsText.join(" and ")} need a tokenizer`);
   const [B, N] = embeddings.shape;
   if (B !== 1) throw new RangeError(`generate: embeddings [${embeddings.shape}] are ${B} prompts; give one at a time`);
-  const length = model.encoder ? 1 : (cache?.length ?? 0) + N;
+  const length = model.encoder ? (start?.length ?? 1) : (cache?.length ?? 0) + N;
   if (N < 1 || length >= model.contextLength)
     throw new RangeError(
       `generate: the prompt has ${length} tokens; the model's context has ${model.contextLength}, one for an answer included`,
@@ -84,7 +86,7 @@ export function generate(model: LanguageModel, inputs: GenerateInputs): AsyncGen
   settings.maxNewTokens = Math.min(settings.maxNewTokens, model.contextLength - length);
   const ends = new Set([...(settings.ignoreEos ? [] : model.endTokens), ...settings.stopTokenIds]);
   const rules = makeRules(settings, { ends, badWords: wordIds(settings.badWords, tokenizer) });
-  return run({ model, inputs: { embeddings, ids, padding, encoded, cache }, settings, rules, tokenizer, signal });
+  return run({ model, inputs: { embeddings, ids, padding, encoded, start, cache }, settings, rules, tokenizer, signal });
 }
 
 /** All of an answer. */
@@ -107,7 +109,7 @@ function wordIds(words: readonly string[], tokenizer?: Tokenizer): number[][] {
 
 type Run = {
   model: LanguageModel;
-  inputs: Pick<GenerateInputs, "embeddings" | "padding" | "encoded" | "cache"> & { ids: number[] };
+  inputs: Pick<GenerateInputs, "embeddings" | "padding" | "encoded" | "start" | "cache"> & { ids: number[] };
   settings: Settings;
   rules: Rules;
   tokenizer?: Tokenizer;
@@ -129,16 +131,16 @@ async function* run(here: Run): AsyncGenerator<GeneratedToken, Generation, undef
 
 type Start = { prompt: DecoderPrompt | undefined; ids: number[] };
 
-/** An encoder reads the prompt; the decoder begins with its start token. Nothing where it was stopped. */
+/** An encoder reads the prompt; the decoder begins with its start. Nothing where it was stopped. */
 function encoderPrompt({ model, inputs }: Run, cache: Cache, made: tf.Tensor[]): Start {
   const { startToken, encode } = model.encoder!;
-  const { embeddings, padding } = inputs;
+  const { embeddings, padding, start = [startToken] } = inputs;
   const encoded = inputs.encoded ?? stoppable(() => ({ states: encode({ embeddings, padding }), padding }));
   if (!encoded) return { prompt: undefined, ids: [] };
   if (!inputs.encoded) made.push(encoded.states);
-  const first = tf.tidy(() => model.embed(tf.tensor2d([startToken], [1, 1], "int32")));
+  const first = tf.tidy(() => model.embed(tf.tensor2d(start, [1, start.length], "int32")));
   made.push(first);
-  return { prompt: { embeddings: first, cache, encoded }, ids: [startToken] };
+  return { prompt: { embeddings: first, cache, encoded }, ids: start };
 }
 
 /** Token after token. */

@@ -102,7 +102,7 @@ export async function* answer(
     embeddings = signal.aborted ? undefined : stoppable(() => model.embedPrompt(prompt, { from }));
     if (!embeddings) return respond();
     const own = model.language.encoder ? undefined : cache;
-    const inputs = { embeddings, ids: prompt.ids, cache: own, tokenizer: model.tokenizer, signal };
+    const inputs = { embeddings, ids: prompt.ids, start: prompt.start, cache: own, tokenizer: model.tokenizer, signal };
     run = generate(limited(speaker), { ...withEnds(speaker, options), ...inputs });
     for (;;) {
       const { value, done } = await run.next();

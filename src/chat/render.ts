@@ -36,7 +36,7 @@ const BY_TYPE: { [modelType: string]: string } = {
   ovis2_5: "ovis2_5",
 };
 /** Families that were taught no conversations: what was said stands one after the other, each picture as its mark. */
-const PLAIN = ["blip-2", "instructblip"];
+const PLAIN = ["blip", "blip-2", "instructblip"];
 
 const fromFunction = (render: Render, name = "function"): ChatTemplate => ({
   ...{ name, source: "a function of the caller" },

@@ -6,6 +6,7 @@ import { nearest } from "../files/nearest";
 import { type ImageProcessor, loadImageProcessor } from "../image/processor";
 import { DTYPES, type Dtype } from "../nn/spec";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer";
+import { loadBlipAnswer, loadBlipCaption, loadBlipRetrieval } from "./blip-load";
 import { loadBlip2Retrieval } from "./blip2-load";
 import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
@@ -21,6 +22,7 @@ import { loadOvis25 } from "./ovis25-load";
 import type { SiglipParams } from "./siglip";
 import { type SiglipWeights, siglipWeights } from "./siglip-load";
 
+export type { BlipRetrieval, BlipTalker } from "./blip-load";
 export type { Blip2 } from "./blip2-load";
 export type { VisionTextDualEncoder } from "./dual-encoder";
 export type { Flava } from "./flava";
@@ -57,13 +59,23 @@ export type LoadOptions = ResolveOptions & {
   dtype?: Dtype;
 };
 
+type Build = (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown>;
+
 /** model_type -> how to build it. A new family is one file in this folder and one row here. */
-const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown> } = {
+const families: { [modelType: string]: Build } = {
   clip: loadClip,
   siglip: loadSiglip,
   "vision-text-dual-encoder": loadDualEncoder,
   flava: loadFlava,
-  "blip-2": loadBlip2,
+  blip: byArchitecture({
+    BlipForImageTextRetrieval: loadBlipRetrieval,
+    BlipForConditionalGeneration: loadBlipCaption,
+    BlipForQuestionAnswering: loadBlipAnswer,
+  }),
+  "blip-2": byArchitecture({
+    Blip2ForImageTextRetrieval: loadBlip2Retrieval,
+    Blip2ForConditionalGeneration: loadBlip2Generation,
+  }),
   internvl: loadInternVL,
   internvl_chat: loadInternVLChat,
   llava: loadLlava,
@@ -112,19 +124,16 @@ function unknownFamily(folder: string, modelType: string): Error {
   );
 }
 
-/** What `architectures` of a BLIP-2's config.json may say. */
-const BLIP2: { [architecture: string]: (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown> } = {
-  Blip2ForImageTextRetrieval: loadBlip2Retrieval,
-  Blip2ForConditionalGeneration: loadBlip2Generation,
-};
-
-async function loadBlip2(checkpoint: Checkpoint, dtype: Dtype): Promise<unknown> {
-  const named = (checkpoint.config.architectures ?? []) as string[];
-  const known = named.find((name) => Object.hasOwn(BLIP2, name));
-  if (known) return BLIP2[known](checkpoint, dtype);
-  throw new Error(
-    `${checkpoint.folder}/config.json: architectures is ${JSON.stringify(named)}, of which none is known; known for blip-2: ${Object.keys(BLIP2).join(", ")}`,
-  );
+/** One of a family's classes, as `architectures` of config.json says. */
+function byArchitecture(classes: { [architecture: string]: Build }): Build {
+  return (checkpoint, dtype) => {
+    const named = (checkpoint.config.architectures ?? []) as string[];
+    const known = named.find((name) => Object.hasOwn(classes, name));
+    if (known) return classes[known](checkpoint, dtype);
+    throw new Error(
+      `${checkpoint.folder}/config.json: architectures is ${JSON.stringify(named)}, of which none is known; known for ${checkpoint.config.model_type}: ${Object.keys(classes).join(", ")}`,
+    );
+  };
 }
 
 async function loadClip(checkpoint: Checkpoint, dtype: Dtype): Promise<Clip> {

@@ -79,8 +79,8 @@ export type LanguageModel = {
   forward(inputs: DecoderInputs): tf.Tensor3D;
   /** Scores of every token of the vocabulary: [B, N, D] -> [B, N, V] */
   logits(hidden: tf.Tensor3D): tf.Tensor3D;
-  /** The head's matrix, for a loss without logits: [V, D] */
-  headWeight: tf.Tensor2D;
+  /** The head's matrix, for a loss without logits: [V, D]. Undefined where the head has a bias besides (BLIP). */
+  headWeight?: tf.Tensor2D;
   /** Room for so many tokens. */
   makeCache(room: number): Cache;
   /** Encoder-decoder models: what the encoder makes of a prompt's embeddings, and the id that a decoder begins with. */
@@ -103,7 +103,13 @@ export type ImageSpan = {
 };
 
 /** What a model is asked: token ids with an image token for every feature of a picture. */
-export type Prompt = { text: string; ids: number[]; images: ImageSpan[] };
+export type Prompt = {
+  text: string;
+  ids: number[];
+  images: ImageSpan[];
+  /** What a decoder behind an encoder begins with, and goes on from (BLIP's captions); default: its start token. */
+  start?: number[];
+};
 
 /** A model that answers about pictures. */
 export type VisionLanguageModel<P = unknown> = Loaded<P> & {

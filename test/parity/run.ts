@@ -8,6 +8,7 @@ import { type Check, openOracle } from "./check";
 import { table } from "../support/table";
 import { checkBlip2Generation } from "./blip2-generation";
 import { checkBlip2Retrieval } from "./blip2";
+import { checkBlipAnswer, checkBlipCaption, checkBlipRetrieval } from "./blip";
 import { checkClip } from "./clip";
 import { checkDualEncoder, checkFlava } from "./dual-encoder";
 import { checkInternVL, checkInternVLChat } from "./internvl";
@@ -23,6 +24,9 @@ const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => P
   siglip: checkSiglip,
   vision_text_dual_encoder: checkDualEncoder,
   flava: checkFlava,
+  blip_itm: checkBlipRetrieval,
+  blip_caption: checkBlipCaption,
+  blip_vqa: checkBlipAnswer,
   blip2_itm: checkBlip2Retrieval,
   internvl_hf: checkInternVL,
   internvl_chat_qwen2: checkInternVLChat,
