@@ -9,8 +9,11 @@ import type { Message, Role } from "./messages";
 /** A conversation as a function of the caller's gets it. */
 export type RenderMessage = { role: Role; content: ({ type: "text"; text: string } | { type: "image" })[] };
 
-/** Writes a conversation as the model was taught to read it, with the model's image mark for each picture, up to where its answer begins. */
-export type Render = (messages: RenderMessage[]) => Promise<string> | string;
+/**
+ * Writes a conversation as the model was taught to read it, with the model's image mark for each picture, up to where its answer begins.
+ * variables: what else is said to a template, such as enable_thinking.
+ */
+export type Render = (messages: RenderMessage[], variables: { [name: string]: unknown }) => Promise<string> | string;
 
 /** A template by name (of the checkpoint, or of an original program), one that is at hand, or a function. */
 export type TemplateChoice = string | ChatTemplate | Render;
@@ -31,7 +34,7 @@ const BY_TYPE: { [modelType: string]: string } = {
   llava_llama: "vicuna_v1",
   llava_mistral: "mistral_instruct",
   minigpt4: "minigpt4-vicuna",
-  ovis: "ovis2",
+  ovis: "ovis2_5",
   ovis2: "ovis2",
   ovis2_5: "ovis2_5",
 };
@@ -41,9 +44,9 @@ const PLAIN = ["blip-2", "instructblip"];
 const fromFunction = (render: Render, name = "function"): ChatTemplate => ({
   ...{ name, source: "a function of the caller" },
   close: () => undefined,
-  async render(messages, { guard } = {}) {
+  async render(messages, { guard, variables = {} } = {}) {
     const { messages: marked, restore } = withTyped(plainMessages(messages), guard);
-    return { template: name, ...restore(await render(marked as RenderMessage[]), []) };
+    return { template: name, ...restore(await render(marked as RenderMessage[], variables), []) };
   },
 });
 

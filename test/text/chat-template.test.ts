@@ -3,19 +3,18 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { readJson } from "vitrine/files/json";
 import { type ChatTemplate, chatTemplates, jinjaTemplate, loadChatTemplate } from "vitrine/text/chat-template";
 import { compileTemplate } from "vitrine/text/jinja";
 import { places } from "vitrine/text/messages";
 import { namedTemplate } from "vitrine/text/named";
 import { NAMED_TEMPLATES } from "vitrine/text/named-templates";
 import { loadTokenizer } from "vitrine/text/tokenizer";
-import { checkChat } from "../parity/chat";
-import { Checks, type Oracle } from "../parity/check";
+import { Checks, openOracle } from "../parity/check";
+import { checkTemplates } from "../parity/templates";
 import { folder } from "./folder";
 
-const ROOT = join(__dirname, "..", "oracle", "tokenizers");
-const MODEL = join(ROOT, "internvl_hf", "model");
+const ORACLE = join(__dirname, "..", "oracle");
+const MODEL = join(ORACLE, "tokenizers", "internvl_hf", "model");
 
 const opened: ChatTemplate[] = [];
 after(() => opened.forEach((template) => template.close()));
@@ -29,8 +28,7 @@ const hello = [{ role: "user", content: "hello" }];
 for (const family of ["internvl_hf", "internvl_chat_internlm2"])
   test(`the conversations of ${family} are rendered as the reference renders them, with its ids`, async () => {
     const checks = new Checks(family);
-    const cases = readJson(join(ROOT, family, "cases.json"));
-    await checkChat({ root: ROOT, folder: join(ROOT, family), family, cases } as unknown as Oracle, checks);
+    await checkTemplates(openOracle(ORACLE, family), checks);
     assert.ok(checks.rows.length >= 2);
     assert.deepEqual(
       checks.rows.filter((row) => !row.ok),
