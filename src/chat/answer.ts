@@ -46,8 +46,8 @@ export type Piece = {
   finishReason?: FinishReason;
 };
 
-/** A prompt, and which template made it. */
-export type ChatPrompt = Prompt & { template: string };
+/** A prompt, which template made it, and what stands for a picture in its text. */
+export type ChatPrompt = Prompt & { template: string; imageMark: string };
 
 export type Speaker = { model: VisionLanguageModel; renderer: Renderer; sessionLength?: number; tiles?: TileOverrides };
 
@@ -56,7 +56,7 @@ export async function promptOf({ model, renderer, sessionLength, tiles }: Speake
   const text = await renderSafely(model, renderer, messages);
   const prompt = model.prompt(text, picturesOf(messages), tiles);
   if (!model.language.encoder) checkRoom(budgetOf(model, prompt, sessionLength));
-  return { ...prompt, template: renderer.template.name };
+  return { ...prompt, template: renderer.template.name, imageMark: model.imageMark };
 }
 
 /** The template's own ends, as ids where they are tokens. */

@@ -20,7 +20,7 @@ export type TemplateChoice = string | ChatTemplate | Render;
 
 /** A chat template at work. */
 export type Renderer = {
-  template: Pick<ChatTemplate, "name" | "source" | "render" | "close">;
+  template: Pick<ChatTemplate, "name" | "source" | "imageToken" | "render" | "close">;
   /** What ends an answer under this template besides the checkpoint's end tokens, such as `<|im_end|>`. */
   stopWords: readonly string[];
   /** Further variables of the template, such as enable_thinking. */
@@ -105,17 +105,19 @@ function part(text: string, typed: readonly (readonly [number, number])[], marks
   return safe + text.slice(done);
 }
 
-/** A conversation's text. Special tokens and image marks that stand in what somebody said are no tokens in it: an invisible U+2060 parts them. */
+/** A conversation's text, with the model's mark for each picture whatever the template writes. Special tokens and image marks that stand in what somebody said are no tokens in it: an invisible U+2060 parts them. */
 export async function renderSafely(
   model: Pick<VisionLanguageModel, "tokenizer" | "imageMark">,
   { template, variables }: Renderer,
   messages: readonly Message[],
 ): Promise<string> {
-  const guard = guarded(model);
+  const { imageToken } = template;
+  const guard = [...new Set([...guarded(model), ...(imageToken ? [imageToken] : [])])];
   const plain = messages.map(({ role, content }) => ({
     role,
     content: content.map((one) => (one.type === "text" ? one : { type: "image" })),
   }));
   const { text, typed } = await template.render(plain, { addGenerationPrompt: true, guard, variables });
-  return typed.length ? part(text, typed, guard) : text;
+  const safe = typed.length ? part(text, typed, guard) : text;
+  return imageToken && !imageToken.includes(model.imageMark) ? safe.replaceAll(imageToken, model.imageMark) : safe;
 }
