@@ -11,7 +11,7 @@ import { chooseBest, draw, highest, logSumExp, type TokenLogprob } from "./gener
 import { type DecoderPrompt, readPrompt, readTokens } from "./generate/decoder";
 import { checkOptions, type GenerationOptions, type Settings } from "./generate/options";
 import { makeRules, type Rules } from "./generate/scores";
-import { type TextStream, textStream } from "./generate/text";
+import { type TextStream, textStream, withToken } from "./generate/text";
 import type { DecoderInputs, LanguageModel } from "./models/loaded";
 import type { Cache } from "./nn/cache";
 import type { Tokenizer } from "./text/tokenizer";
@@ -201,7 +201,7 @@ async function* searched(
 ): AsyncGenerator<GeneratedToken, Generation, undefined> {
   const isStopped = (made: number[]): boolean => {
     if (!settings.stopWords.length || made.length <= settings.minNewTokens) return false;
-    const text = tokenizer!.decode(made, { skipSpecialTokens: settings.skipSpecialTokens });
+    const text = tokenizer!.decode(withToken(tokenizer!, made), { skipSpecialTokens: settings.skipSpecialTokens });
     return settings.stopWords.some((word) => text.includes(word));
   };
   const search = beamSearch(settings, rules, ids, isStopped);

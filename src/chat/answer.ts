@@ -55,7 +55,7 @@ export type Speaker = { model: VisionLanguageModel; renderer: Renderer; sessionL
 export async function promptOf({ model, renderer, sessionLength, tiles }: Speaker, messages: readonly Message[]): Promise<ChatPrompt> {
   const text = await renderSafely(model, renderer, messages);
   const prompt = model.prompt(text, picturesOf(messages), tiles);
-  if (!model.language.encoder) checkRoom(budgetOf(model, prompt, sessionLength));
+  checkRoom(budgetOf(model, prompt, sessionLength));
   return { ...prompt, template: renderer.template.name, imageMark: model.imageMark };
 }
 
@@ -125,7 +125,7 @@ export async function* answer(
     if (!embeddings) return respond();
     const own = model.language.encoder ? undefined : cache;
     const inputs = { embeddings, ids: prompt.ids, cache: own, follow: thinking?.follow, tokenizer: model.tokenizer, signal };
-    run = generate(limited(speaker), { ...withEnds(speaker, options), ...inputs });
+    run = generate(limited(speaker, prompt), { ...withEnds(speaker, options), ...inputs });
     for (;;) {
       const { value, done } = await run.next();
       if (done) {
@@ -151,6 +151,8 @@ export async function* answer(
   }
 }
 
-/** The language model within the session's length. */
-const limited = ({ model: { language }, sessionLength = Number.POSITIVE_INFINITY }: Speaker): LanguageModel =>
-  language.encoder || sessionLength >= language.contextLength ? language : { ...language, contextLength: sessionLength };
+/** The language model within the session's length. Where an encoder reads the prompt, the answer alone counts, behind its start token. */
+function limited({ model: { language }, sessionLength = Number.POSITIVE_INFINITY }: Speaker, { ids }: Prompt): LanguageModel {
+  const length = language.encoder ? sessionLength - ids.length + 1 : sessionLength;
+  return length >= language.contextLength ? language : { ...language, contextLength: length };
+}

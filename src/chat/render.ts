@@ -105,7 +105,10 @@ function part(text: string, typed: readonly (readonly [number, number])[], marks
   return safe + text.slice(done);
 }
 
-/** A conversation's text, with the model's mark for each picture whatever the template writes. Special tokens and image marks that stand in what somebody said are no tokens in it: an invisible U+2060 parts them. */
+/**
+ * A conversation's text, with the model's mark for each picture whatever the template writes. Special tokens and image marks that stand in what somebody
+ * said are no tokens in it: an invisible U+2060 parts them.
+ */
 export async function renderSafely(
   model: Pick<VisionLanguageModel, "tokenizer" | "imageMark">,
   { template, variables }: Renderer,

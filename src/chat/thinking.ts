@@ -1,6 +1,7 @@
 /** Whether a model thinks before it answers, for how long, and what of an answer were its thoughts. */
 import type { GenerationOptions } from "../generate";
 import { DEFAULTS } from "../generate/options";
+import { withToken } from "../generate/text";
 import type { VisionLanguageModel } from "../models/loaded";
 import { forcedTokens, OVIS_EARLY_STOP, splitThoughts, THINK_BEGIN, THINK_END } from "../text/ovis-chat";
 
@@ -67,7 +68,7 @@ export function withoutThoughts(
 ): { text: string; thoughts?: string } {
   const { thoughts } = splitThoughts(ids, end);
   if (thoughts.length === 0) return { text };
-  const spoken = tokenizer.decode(thoughts, { skipSpecialTokens });
+  const spoken = tokenizer.decode(withToken(tokenizer, thoughts), { skipSpecialTokens });
   const plain = spoken.endsWith(THINK_END) ? spoken.slice(0, -THINK_END.length) : spoken;
   const begun = plain.trimStart();
   return {
