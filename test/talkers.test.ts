@@ -115,6 +115,13 @@ for (const family of TALKERS) {
       );
       assert.ok(all[1].error!.message.includes(broken), all[1].error!.message);
       assert.deepEqual(all[0].tokenIds, all[2].tokenIds);
+      const bytes = new Uint8Array([0xff, 0xd8, 0xff, 0, 1]);
+      await messageOf(() => talk(["Which?", [wide, bytes]]), "picture 2 of 2: picture of 5 bytes: damaged");
+      const content = [
+        { type: "text" as const, text: "Which?" },
+        { type: "image" as const, image: bytes },
+      ];
+      await messageOf(() => talk([{ role: "user", content }]), "messages[0].content[1]: picture of 5 bytes: damaged");
     });
     talk.close();
     model.dispose();
@@ -175,7 +182,8 @@ for (const family of TALKERS) {
       [(config) => (config[width(config)] = -32), /(hidden_size|d_model): is -32, expected a whole number from 1/],
       [(config) => (config[inner(config)] = 1e9), /(intermediate_size|ffn_dim|d_ff): is 1000000000, expected a whole number from 1 to/],
       [(config) => (config[layers(config)] = 1e9), /(num_hidden_layers|num_layers): is 1000000000/],
-      [(config) => (config[heads(config)] = 7), /7/],
+      [(config) => (config[heads(config)] = 7), /num_attention_heads 7|does not fit this model .*\n.*config \[32,7\]/],
+      [(config) => (config[heads(config)] = 1e9), /(num_attention_heads|num_heads): is 1000000000/],
       [(config) => (config[inner(config)] = 9_000_000), /the config asks for [\d.]+ GB of float32/],
     ];
     for (const [change, message] of changes) {
