@@ -21,8 +21,11 @@ export async function checkTemplates(oracle: Oracle, checks: Checks): Promise<vo
   const model = join(oracle.folder, "model");
   const own = cases.some((one) => one.messages) ? loadChatTemplate(model) : undefined;
   const wrong = new Map<string, Wrong>();
+  const tokenizers = new Map<string, Tokenizer>();
   for (const [i, one] of cases.entries()) {
-    const tokenizer = await loadTokenizer(one.tokenizer ? join(oracle.root, one.tokenizer) : model);
+    const folder = one.tokenizer ? join(oracle.root, one.tokenizer) : model;
+    const tokenizer = tokenizers.get(folder) ?? (await loadTokenizer(folder));
+    tokenizers.set(folder, tokenizer);
     wrong.set(`${i} ${one.name}`, own ? await ofCheckpoint(one, own, tokenizer) : await ofProgram(one, model, tokenizer));
   }
   own?.close();

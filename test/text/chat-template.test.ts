@@ -36,6 +36,20 @@ for (const family of ["internvl_hf", "internvl_chat_internlm2"])
     );
   });
 
+test("a conversation that is rendered otherwise, or has other ids, fails by its name", async () => {
+  for (const family of ["internvl_hf", "internvl_chat_qwen2", "ovis2_5", "templates"]) {
+    const oracle = openOracle(ORACLE, family);
+    const [first, second] = oracle.cases.chat;
+    first.rendered_with_generation_prompt += " ";
+    for (const key of ["ids", "ids_plain", "pieces"]) if (second[key]) second[key] = [...second[key], 1];
+    const checks = new Checks(family);
+    await checkTemplates(oracle, checks);
+    const of = (check: string) => checks.rows.find((row) => row.check === `templates: ${check}`);
+    assert.deepEqual([of("rendered to be answered")?.ok, of("rendered to be answered")?.note], [false, `0 ${first.name}`]);
+    assert.deepEqual([of("ids")?.ok, of("ids")?.note], [false, `1 ${second.name}`]);
+  }
+});
+
 const { messages, probes } = JSON.parse(readFileSync(join(__dirname, "jinja-probes.json"), "utf8"));
 for (const { template, text, spans } of probes as { template: string; text: string; spans: number[][] }[])
   test(`${JSON.stringify(template)} gives what transformers gives`, () => {
