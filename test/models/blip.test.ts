@@ -22,7 +22,10 @@ test("a pipeline captions a picture, from a beginning or from none, as transform
     for (const wanted of oracle.cases.generation) {
       const start = wanted.prompt ? pipe.model.tokenizer.encode(wanted.prompt, { addSpecialTokens: false }).length + 1 : 1;
       const count = wanted.sequence.length - start;
-      const response = await pipe([wanted.prompt ?? "", await picture()], { genConfig: { maxNewTokens: count, minNewTokens: count } });
+      const response = await pipe(
+        { text: wanted.prompt ?? "", images: [await picture()] },
+        { genConfig: { maxNewTokens: count, minNewTokens: count } },
+      );
       assert.deepEqual(response.tokenIds, wanted.sequence.slice(start));
     }
   });
