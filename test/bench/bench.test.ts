@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { existsSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+
 import { join } from "node:path";
 import { test } from "node:test";
 import { engine, tf } from "vitrine/engine";
@@ -15,6 +15,7 @@ import { profileTable, startProfile } from "./profile";
 import { cells, type Machine, machineLines, median, type Result, reportJson, toRow } from "./report";
 import { table } from "../support/table";
 import { operations } from "./work";
+import { scratch } from "../support/scratch";
 
 const never = new AbortController().signal;
 
@@ -221,7 +222,7 @@ test("answer() takes the last line, and shows a failing child's own words", asyn
 });
 
 test("answer() ends its child when the signal comes", async () => {
-  const folder = mkdtempSync(join(tmpdir(), "bench-"));
+  const folder = scratch();
   const stop = new AbortController();
   // The child tells its number and would sleep for a minute.
   const script = `require("node:fs").writeFileSync(${JSON.stringify(join(folder, "pid"))}, String(process.pid)); setTimeout(() => {}, 60000)`;
@@ -234,7 +235,7 @@ test("answer() ends its child when the signal comes", async () => {
 });
 
 test("peerVersions() and makeCheckpoints() name what is missing", async () => {
-  const folder = mkdtempSync(join(tmpdir(), "bench-"));
+  const folder = scratch();
   await assert.rejects(peerVersions(join(folder, "python"), never), /there is no command/);
   await assert.rejects(
     makeCheckpoints(folder, ["load"], undefined, never, () => {}),
@@ -249,7 +250,7 @@ test("peerVersions() and makeCheckpoints() name what is missing", async () => {
 });
 
 test("peerVersions() lists every module that the Python lacks", async () => {
-  const python = join(mkdtempSync(join(tmpdir(), "bench-")), "python");
+  const python = join(scratch(), "python");
   writeFileSync(python, `#!/bin/sh\necho '{"missing":["torch","peft"],"versions":{"python":"3.12"}}'\n`, { mode: 0o755 });
   await assert.rejects(peerVersions(python, never), /lacks torch, peft\. Make an environment.*requirements-peer\.txt/s);
 });

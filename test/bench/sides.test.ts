@@ -1,7 +1,7 @@
 /** What the bench prepares for its sides, and what it says where a side lacks something. */
 import assert from "node:assert/strict";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+
 import { join } from "node:path";
 import { test } from "node:test";
 import { readPicture } from "vitrine/image/picture";
@@ -11,9 +11,10 @@ import { checkGpu } from "./device";
 import { filePaths, filesFolder, makeFiles, scene } from "./files";
 import { openOnnx, runOnnx } from "./onnx-side";
 import { CHECKPOINT } from "./work";
+import { scratch } from "../support/scratch";
 
 const never = new AbortController().signal;
-const folder = (): string => mkdtempSync(join(tmpdir(), "bench-"));
+const folder = (): string => scratch();
 const silent = (): void => {};
 
 /** A command that answers with these words, whatever it is asked. */

@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
-import { tmpdir } from "node:os";
+
 import { join } from "node:path";
 import { after, before, test } from "node:test";
 import { pathToFileURL } from "node:url";
@@ -11,6 +11,7 @@ import sharp from "sharp";
 import type { PictureErrorCode } from "vitrine/image/bytes";
 import { readPicture } from "vitrine/image/picture";
 import { ORACLE, readArrays, readCases } from "./arrays";
+import { scratch } from "../support/scratch";
 
 const file = (name: string) => join(ORACLE, name);
 const is = (code: PictureErrorCode, text: RegExp) => (error: Error & { code?: string }) => {
@@ -167,7 +168,7 @@ test("readPicture() reads the extremes that are allowed", async () => {
 });
 
 test("readPicture() says what is wrong with what is not a picture, naming it", async () => {
-  const folder = mkdtempSync(join(tmpdir(), "picture-"));
+  const folder = scratch();
   const put = (name: string, content: string | Uint8Array) => {
     writeFileSync(join(folder, name), content);
     return join(folder, name);

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { spawnSync } from "node:child_process";
-import { mkdtempSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { writeFileSync } from "node:fs";
+
 import { join } from "node:path";
 import { test } from "node:test";
 import { type PictureSource, readPicture } from "vitrine/image/picture";
@@ -12,6 +12,7 @@ import sharp from "sharp";
 import { messageOf } from "../support/close";
 import { ORACLE } from "./arrays";
 import { pattern } from "./pattern";
+import { scratch } from "../support/scratch";
 
 const processor = loadImageProcessor(join(ORACLE, "clip", "model"));
 const photo = join(ORACLE, "images", "photo.jpg");
@@ -150,7 +151,7 @@ test("preparePictures() prepares in this thread what only this thread knows", as
 });
 
 test("preparePictures() stopped again and again while threads decode leaves a process that ends by itself", () => {
-  const file = join(mkdtempSync(join(tmpdir(), "prepare-")), "run.cjs");
+  const file = join(scratch(), "run.cjs");
   writeFileSync(
     file,
     `const { preparePictures } = require("vitrine/image/prepare");

@@ -1,13 +1,14 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { mkdtempSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { writeFileSync } from "node:fs";
+
 import { join } from "node:path";
 import { test } from "node:test";
 import { readPicture } from "vitrine/image/picture";
 import { loadImageProcessor } from "vitrine/image/processor";
 import { ORACLE, readArrays, readCases } from "./arrays";
 import { pattern } from "./pattern";
+import { scratch } from "../support/scratch";
 
 /** Our [H, W, 3] as the reference's [1, 3, H, W]. */
 function channelsFirst(values: Float32Array): Float32Array {
@@ -30,7 +31,7 @@ function distance(got: Float32Array, want: Float32Array): { most: number; mean: 
 
 /** A folder with these files. */
 function folder(files: Record<string, unknown>): string {
-  const path = mkdtempSync(join(tmpdir(), "processor-"));
+  const path = scratch();
   for (const [name, value] of Object.entries(files)) writeFileSync(join(path, name), JSON.stringify(value));
   return path;
 }

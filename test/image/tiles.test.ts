@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { mkdtempSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { writeFileSync } from "node:fs";
+
 import { join } from "node:path";
 import { test } from "node:test";
 import { anyresTokens, unpad } from "vitrine/image/anyres";
@@ -12,10 +12,11 @@ import type { ProcessorConfig } from "vitrine/image/processor-config";
 import { asTileProcessor, loadAnyProcessor, loadTileProcessor, padTiles, tileMessage, type TileProcessor } from "vitrine/image/tiles";
 import { readCases } from "./arrays";
 import { pattern } from "./pattern";
+import { scratch } from "../support/scratch";
 
 /** A folder with these files. */
 function folder(files: Record<string, unknown>): string {
-  const path = mkdtempSync(join(tmpdir(), "tiles-"));
+  const path = scratch();
   for (const [name, value] of Object.entries(files)) writeFileSync(join(path, name), JSON.stringify(value));
   return path;
 }

@@ -1,13 +1,12 @@
 /** The oracle's CLIP and its inputs, and folders that are gone after the tests of a file. */
-import { cpSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { cpSync, writeFileSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { after } from "node:test";
 import { tf } from "vitrine/engine";
 import { readJson } from "vitrine/files/json";
 import { type Clip, load } from "vitrine/models";
 import { freshClip } from "vitrine/train/fresh";
 import { channelsLast, openOracle, type Oracle } from "../parity/check";
+import { scratch } from "./scratch";
 
 export const ORACLE = resolve(__dirname, "..", "oracle");
 export const MODEL = join(ORACLE, "clip", "model");
@@ -33,14 +32,7 @@ export const logits = (model: Clip, { pixels, ids, mask }: Inputs): Float32Array
 export const lossOf = (model: Clip, { pixels, ids, mask }: Inputs): tf.Scalar =>
   model.loss(model.encodeImage(pixels), model.encodeText(ids, mask));
 
-const folders: string[] = [];
-after(() => folders.forEach((folder) => rmSync(folder, { recursive: true, force: true })));
-
-/** A new empty folder. */
-export function scratch(): string {
-  folders.push(mkdtempSync(join(tmpdir(), "vitrine-test-")));
-  return folders[folders.length - 1];
-}
+export { scratch };
 
 // biome-ignore lint/suspicious/noExplicitAny: a config is what its test makes of it
 type Config = any;

@@ -1,13 +1,12 @@
 import assert from "node:assert/strict";
 import { execFileSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+
 import { join } from "node:path";
 import { test } from "node:test";
+import { scratch } from "../support/scratch";
 import { learnBpe, trainBpe } from "vitrine/text/bpe";
 import { loadTokenizer } from "vitrine/text/tokenizer";
-
-const temporary = () => mkdtempSync(join(tmpdir(), "bpe-"));
 
 /** 20,000 short captions in two languages, always the same. */
 function captions(): string[] {
@@ -77,7 +76,7 @@ const STRINGS = [
 test("trainBpe() learns 4,000 tokens from 20,000 captions in seconds, whatever their order", async () => {
   const texts = captions();
   assert.equal(texts.length, 20_000);
-  const [one, two] = [temporary(), temporary()];
+  const [one, two] = [scratch(), scratch()];
   const start = performance.now();
   assert.deepEqual(await trainBpe(texts, { vocabSize: 4000, folder: one }), { vocabSize: 4000, merges: 3486 });
   assert.ok(performance.now() - start < 10_000);
@@ -92,7 +91,7 @@ test("trainBpe() learns 4,000 tokens from 20,000 captions in seconds, whatever t
 });
 
 test("loadTokenizer() reads what trainBpe() wrote, the same from tokenizer.json and from vocab.json", async () => {
-  const folder = temporary();
+  const folder = scratch();
   await trainBpe(captions().slice(0, 2000), { vocabSize: 900, folder, modelMaxLength: 32 });
   const full = await loadTokenizer(folder);
   assert.deepEqual([full.vocabSize, full.modelMaxLength], [900, 32]);
@@ -151,7 +150,7 @@ test(
   "transformers' CLIPTokenizer opens what trainBpe() wrote and gives the same ids on 50 strings",
   { skip: python ? false : "VITRINE_PEER_PYTHON is not set to a Python with transformers" },
   async () => {
-    const folder = temporary();
+    const folder = scratch();
     await trainBpe(captions(), { vocabSize: 2000, folder, modelMaxLength: 24 });
     writeFileSync(join(folder, "strings.json"), JSON.stringify(STRINGS));
     const peer = JSON.parse(
