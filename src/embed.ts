@@ -7,6 +7,11 @@ import { type Prepared, preparePictures } from "./image/prepare";
 import type { Clip } from "./models/index";
 import { unit } from "./models/clip";
 
+/** What embedding needs of a model: CLIP has it, and those that judge pairs besides (BLIP for retrieval, ALBEF), whose `dimensions` their vectors have. */
+export type Embedder = Pick<Clip, "imageProcessor" | "tokenizer" | "encodeImage" | "encodeText"> & {
+  config: { text_config: { max_position_embeddings: number } };
+} & ({ config: { projection_dim: number } } | { dimensions: number });
+
 /** N unit vectors of `width` numbers, one after the other. */
 export type Embeddings = { values: Float32Array; count: number; width: number };
 
@@ -33,7 +38,7 @@ export type EmbedImagesOptions = EmbedOptions & {
 };
 
 /** The model's picture input for some pictures. -> [B, H, W, 3], mean and std applied */
-export function pixelBatch(model: Clip, pictures: Picture[]): tf.Tensor4D {
+export function pixelBatch(model: Embedder, pictures: Picture[]): tf.Tensor4D {
   const { height, width } = model.imageProcessor.size;
   const values = new Float32Array(pictures.length * height * width * 3);
   pictures.forEach((picture, i) => values.set(model.imageProcessor.process(picture), i * height * width * 3));
@@ -41,7 +46,7 @@ export function pixelBatch(model: Clip, pictures: Picture[]): tf.Tensor4D {
 }
 
 /** The model's text input, padded to the longest and cut to what the model reads. -> int32 [B, N] each */
-export function tokenBatch(model: Clip, texts: string[]): { ids: tf.Tensor2D; mask: tf.Tensor2D } {
+export function tokenBatch(model: Embedder, texts: string[]): { ids: tf.Tensor2D; mask: tf.Tensor2D } {
   const maxLength = model.config.text_config.max_position_embeddings;
   const { ids, mask } = model.tokenizer.batch(texts, { maxLength, padding: "longest", truncation: true });
   return { ids: tf.tensor2d(ids, undefined, "int32"), mask: tf.tensor2d(mask, undefined, "int32") };
@@ -55,7 +60,11 @@ export function tokenBatch(model: Clip, texts: string[]): { ids: tf.Tensor2D; ma
  * @returns the vectors made; fewer than asked for when `signal` came
  * @throws naming every picture of a batch that cannot be read, unless `onError` is "skip"
  */
-export async function embedImages(model: Clip, sources: Many<PictureSource>, options: EmbedImagesOptions = {}): Promise<ImageEmbeddings> {
+export async function embedImages(
+  model: Embedder,
+  sources: Many<PictureSource>,
+  options: EmbedImagesOptions = {},
+): Promise<ImageEmbeddings> {
   const { onError = "throw", workers } = options;
   if (onError !== "throw" && onError !== "skip") throw new RangeError(`embed: onError is "${onError}", expected "throw" or "skip"`);
   if (workers !== undefined && !(Number.isInteger(workers) && workers >= 0))
@@ -77,7 +86,7 @@ export async function embedImages(model: Clip, sources: Many<PictureSource>, opt
 }
 
 /** Unit vectors of texts, in the order given. Texts longer than the model reads are cut. */
-export async function embedTexts(model: Clip, texts: Many<string>, options: EmbedOptions = {}): Promise<Embeddings> {
+export async function embedTexts(model: Embedder, texts: Many<string>, options: EmbedOptions = {}): Promise<Embeddings> {
   const { batchSize, ...run } = begin(texts, options, "texts");
   return collect(model, batches(texts, batchSize), run, ({ items }) =>
     tf.tidy(() => {
@@ -103,7 +112,7 @@ function begin(items: Many<unknown>, options: EmbedOptions, unitName: string): R
 
 /** Computes batch after batch until `signal` comes. encode: -> [B, width], or nothing where no item of the batch is left */
 async function collect<B extends { count: number }>(
-  model: Clip,
+  model: Embedder,
   batches: AsyncIterable<B>,
   { signal, bar }: Run,
   encode: (batch: B) => tf.Tensor2D | undefined,
@@ -121,7 +130,7 @@ async function collect<B extends { count: number }>(
   } finally {
     bar.done();
   }
-  const width = model.config.projection_dim;
+  const width = "dimensions" in model ? model.dimensions : model.config.projection_dim;
   const values = new Float32Array(parts.reduce((n, part) => n + part.length, 0));
   let at = 0;
   for (const part of parts) {

@@ -7,6 +7,8 @@ import { type ImageProcessor, loadImageProcessor } from "../image/processor";
 import { DTYPES, type Dtype } from "../nn/spec";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer";
 import { loadBlip2Retrieval } from "./blip2-load";
+import { loadBlipAnswerer, loadBlipCaptioner } from "./blip-language-load";
+import { loadBlipRetrieval } from "./blip-retrieval";
 import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
 import { loadBlip2Generation } from "./blip2-generation-load";
@@ -19,6 +21,8 @@ import { loadOvis25 } from "./ovis25-load";
 import type { SiglipParams } from "./siglip";
 import { type SiglipWeights, siglipWeights } from "./siglip-load";
 
+export type { BlipAnswerer, BlipCaptioner } from "./blip-language-load";
+export type { BlipRetrieval } from "./blip-retrieval";
 export type { Blip2 } from "./blip2-load";
 export type { Loaded, Prompt, VisionLanguageModel } from "./loaded";
 
@@ -51,7 +55,15 @@ export type LoadOptions = ResolveOptions & {
 const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown> } = {
   clip: loadClip,
   siglip: loadSiglip,
-  "blip-2": loadBlip2,
+  blip: byArchitecture("blip", {
+    BlipForImageTextRetrieval: loadBlipRetrieval,
+    BlipForConditionalGeneration: loadBlipCaptioner,
+    BlipForQuestionAnswering: loadBlipAnswerer,
+  }),
+  "blip-2": byArchitecture("blip-2", {
+    Blip2ForImageTextRetrieval: loadBlip2Retrieval,
+    Blip2ForConditionalGeneration: loadBlip2Generation,
+  }),
   internvl: loadInternVL,
   internvl_chat: loadInternVLChat,
   llava: loadLlava,
@@ -100,19 +112,18 @@ function unknownFamily(folder: string, modelType: string): Error {
   );
 }
 
-/** What `architectures` of a BLIP-2's config.json may say. */
-const BLIP2: { [architecture: string]: (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown> } = {
-  Blip2ForImageTextRetrieval: loadBlip2Retrieval,
-  Blip2ForConditionalGeneration: loadBlip2Generation,
-};
+type Build = (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown>;
 
-async function loadBlip2(checkpoint: Checkpoint, dtype: Dtype): Promise<unknown> {
-  const named = (checkpoint.config.architectures ?? []) as string[];
-  const known = named.find((name) => Object.hasOwn(BLIP2, name));
-  if (known) return BLIP2[known](checkpoint, dtype);
-  throw new Error(
-    `${checkpoint.folder}/config.json: architectures is ${JSON.stringify(named)}, of which none is known; known for blip-2: ${Object.keys(BLIP2).join(", ")}`,
-  );
+/** A family whose classes `architectures` of config.json tells apart. */
+function byArchitecture(family: string, classes: { [architecture: string]: Build }): Build {
+  return async (checkpoint, dtype) => {
+    const named = (checkpoint.config.architectures ?? []) as string[];
+    const known = named.find((name) => Object.hasOwn(classes, name));
+    if (known) return classes[known](checkpoint, dtype);
+    throw new Error(
+      `${checkpoint.folder}/config.json: architectures is ${JSON.stringify(named)}, of which none is known; known for ${family}: ${Object.keys(classes).join(", ")}`,
+    );
+  };
 }
 
 async function loadClip(checkpoint: Checkpoint, dtype: Dtype): Promise<Clip> {

@@ -32,7 +32,7 @@ export type DecoderInputs = {
   padding?: tf.Tensor2D;
   /** Grows by N. Not with gradients. */
   cache?: Cache;
-  /** What the encoder made of the prompt, where there is an encoder: [B, M, D], and its mask int32 [B, M]. */
+  /** What an encoder made of the prompt, or what a decoder looks at besides: [B, M, D], and its mask int32 [B, M]. */
   encoded?: { states: tf.Tensor3D; padding?: tf.Tensor2D };
   tap?: Tap;
   /** Blocks are computed again in the backward pass instead of kept. */
@@ -57,6 +57,8 @@ export type LanguageModel = {
   logits(hidden: tf.Tensor3D): tf.Tensor3D;
   /** The head's matrix, for a loss without logits: [V, D] */
   headWeight: tf.Tensor2D;
+  /** What the head adds to its products, where it does: [V] */
+  headBias?: tf.Tensor1D;
   /** Room for so many tokens. */
   makeCache(room: number): Cache;
   /** Encoder-decoder models: what the encoder makes of a prompt's embeddings, and the id that a decoder begins with. */

@@ -6,6 +6,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { type Check, openOracle } from "./check";
 import { table } from "../support/table";
+import { checkBlipAnswerer, checkBlipCaptioner, checkBlipRetrieval } from "./blip";
 import { checkBlip2Generation } from "./blip2-generation";
 import { checkBlip2Retrieval } from "./blip2";
 import { checkClip } from "./clip";
@@ -20,6 +21,9 @@ import { checkSiglip } from "./siglip";
 const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => Promise<Check[]> } = {
   clip: checkClip,
   siglip: checkSiglip,
+  blip_itm: checkBlipRetrieval,
+  blip_caption: checkBlipCaptioner,
+  blip_vqa: checkBlipAnswerer,
   blip2_itm: checkBlip2Retrieval,
   internvl_hf: checkInternVL,
   internvl_chat_qwen2: checkInternVLChat,
