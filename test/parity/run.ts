@@ -6,6 +6,7 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { type Check, openOracle } from "./check";
 import { table } from "../support/table";
+import { checkAlbef } from "./albef";
 import { checkBlipAnswerer, checkBlipCaptioner, checkBlipRetrieval } from "./blip";
 import { checkBlip2Generation } from "./blip2-generation";
 import { checkBlip2Retrieval } from "./blip2";
@@ -21,6 +22,7 @@ import { checkSiglip } from "./siglip";
 const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => Promise<Check[]> } = {
   clip: checkClip,
   siglip: checkSiglip,
+  albef: checkAlbef,
   blip_itm: checkBlipRetrieval,
   blip_caption: checkBlipCaptioner,
   blip_vqa: checkBlipAnswerer,
