@@ -19,7 +19,7 @@ const TEXT_DEFAULTS = { vocab_size: 30524, num_attention_heads: 8 };
 /** What BLIP's text_config has and BERT's has not. */
 const OWN = { label_smoothing: 0, bos_token_id: 30522, sep_token_id: 102, is_decoder: true };
 const DEFAULTS = { image_text_hidden_size: 256 };
-const UNUSED = "projection_dim logit_scale_init_value label_smoothing text_config_dict vision_config_dict".split(" ");
+const UNUSED = "projection_dim eos_token_id logit_scale_init_value label_smoothing text_config_dict vision_config_dict".split(" ");
 
 export type BlipTextConfig = BertConfig & typeof OWN;
 export type BlipConfig = { image_text_hidden_size: number; vision_config: EvaVitConfig; text_config: BlipTextConfig };
@@ -36,7 +36,11 @@ export function blipConfig(raw: { [key: string]: unknown }): BlipConfig {
   if (!own.is_decoder) throw new Error(`${where}: is_decoder is false; without it no layer looks at the picture, which every BLIP does`);
   return {
     ...readConfig(rest, DEFAULTS, "config.json", UNUSED),
-    vision_config: evaVitConfig({ ...VISION_DEFAULTS, ...(vision_config as object) }, undefined, ["projection_dim", "num_channels"]),
+    vision_config: evaVitConfig({ ...VISION_DEFAULTS, ...(vision_config as object) }, undefined, [
+      "projection_dim",
+      "num_channels",
+      "eos_token_id",
+    ]),
     text_config: { ...bertConfig({ ...TEXT_DEFAULTS, ...others }, where, ["projection_dim"]), ...own },
   };
 }
