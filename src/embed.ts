@@ -7,6 +7,12 @@ import { type Prepared, preparePictures } from "./image/prepare";
 import type { DualEncoder } from "./models/loaded";
 import { unit } from "./models/clip";
 
+/** What embedding needs of a model: two towers into one space, whatever the family, those that judge pairs besides (BLIP, ALBEF) included. */
+export type Embedder = Pick<
+  DualEncoder,
+  "imageProcessor" | "tokenizer" | "encodeImage" | "encodeText" | "config" | "width" | "readsPadding"
+>;
+
 /** N unit vectors of `width` numbers, one after the other. */
 export type Embeddings = { values: Float32Array; count: number; width: number };
 
@@ -33,7 +39,7 @@ export type EmbedImagesOptions = EmbedOptions & {
 };
 
 /** The model's picture input for some pictures. -> [B, H, W, 3], mean and std applied */
-export function pixelBatch(model: DualEncoder, pictures: Picture[]): tf.Tensor4D {
+export function pixelBatch(model: Embedder, pictures: Picture[]): tf.Tensor4D {
   const { height, width } = model.imageProcessor.size;
   const values = new Float32Array(pictures.length * height * width * 3);
   pictures.forEach((picture, i) => values.set(model.imageProcessor.process(picture), i * height * width * 3));
@@ -44,7 +50,7 @@ export function pixelBatch(model: DualEncoder, pictures: Picture[]): tf.Tensor4D
  * The model's text input, padded to the longest (for a model that reads padding: to all that it reads, the mask 1 everywhere) and cut to what the model
  * reads. -> int32 [B, N] each
  */
-export function tokenBatch(model: DualEncoder, texts: string[]): { ids: tf.Tensor2D; mask: tf.Tensor2D } {
+export function tokenBatch(model: Embedder, texts: string[]): { ids: tf.Tensor2D; mask: tf.Tensor2D } {
   const maxLength = model.config.text_config.max_position_embeddings;
   const padding = model.readsPadding ? "max_length" : "longest";
   const { ids, mask } = model.tokenizer.batch(texts, { maxLength, padding, truncation: true });
@@ -61,7 +67,7 @@ export function tokenBatch(model: DualEncoder, texts: string[]): { ids: tf.Tenso
  * @throws naming every picture of a batch that cannot be read, unless `onError` is "skip"
  */
 export async function embedImages(
-  model: DualEncoder,
+  model: Embedder,
   sources: Many<PictureSource>,
   options: EmbedImagesOptions = {},
 ): Promise<ImageEmbeddings> {
@@ -86,7 +92,7 @@ export async function embedImages(
 }
 
 /** Unit vectors of texts, in the order given. Texts longer than the model reads are cut. */
-export async function embedTexts(model: DualEncoder, texts: Many<string>, options: EmbedOptions = {}): Promise<Embeddings> {
+export async function embedTexts(model: Embedder, texts: Many<string>, options: EmbedOptions = {}): Promise<Embeddings> {
   const { batchSize, ...run } = begin(texts, options, "texts");
   return collect(model, batches(texts, batchSize), run, ({ items }) =>
     tf.tidy(() => {
@@ -112,7 +118,7 @@ function begin(items: Many<unknown>, options: EmbedOptions, unitName: string): R
 
 /** Computes batch after batch until `signal` comes. encode: -> [B, width], or nothing where no item of the batch is left */
 async function collect<B extends { count: number }>(
-  model: DualEncoder,
+  model: Embedder,
   batches: AsyncIterable<B>,
   { signal, bar }: Run,
   encode: (batch: B) => tf.Tensor2D | undefined,

@@ -1,6 +1,6 @@
 /** What unit vectors are for: zero-shot classes, retrieval with its metrics, nearest neighbours. Results are Arquero tables. */
 import * as aq from "arquero";
-import { embedImages, embedTexts, type EmbedImagesOptions, type Embeddings } from "./embed";
+import { type Embedder, embedImages, embedTexts, type EmbedImagesOptions, type Embeddings } from "./embed";
 import { take } from "./engine/read";
 import { tf } from "./engine/tf";
 import type { PictureSource } from "./image/picture";
@@ -36,7 +36,7 @@ export const DEFAULT_TEMPLATE = "a photo of a {}";
  * @throws when a template holds no "{}"
  */
 export async function zeroShot(
-  model: DualEncoder,
+  model: Embedder & Pick<DualEncoder, "logits">,
   pictures: PictureSource[],
   labels: string[],
   { templates = [DEFAULT_TEMPLATE], ...options }: EmbedImagesOptions & { templates?: string[] } = {},

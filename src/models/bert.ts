@@ -91,24 +91,35 @@ type Layer = Bert["layers"][number];
 export const bertIgnored = /embeddings\.position_ids$/;
 
 /**
- * What the first layer reads. ids: int32 [B, N], or `words`, their rows of the table [B, N, D]; types: int32 [B, N], default 0 -> [B, N, D]
+ * What the first layer reads. ids: int32 [B, N], types: int32 [B, N], default 0 -> [B, N, D]
  * Tap: `embed`.
  *
- * @param first the place of the first of these tokens
  * @throws RangeError when a token's place is beyond `max_position_embeddings`
  */
-export function bertEmbed(
+export const bertEmbed = (
   p: Bert,
   c: BertConfig,
-  { types, first = 0, ...given }: ({ ids: tf.Tensor2D } | { words: tf.Tensor3D }) & { types?: tf.Tensor2D; first?: number },
+  { ids, types, first = 0 }: { ids: tf.Tensor2D; types?: tf.Tensor2D; first?: number },
+  tap: Tap = noTap,
+): tf.Tensor3D => tf.tidy(() => placeWords(p, c, embedding(p.word, ids), { types, first }, tap));
+
+/**
+ * As `bertEmbed`, for rows of the word table: [B, N, D] -> [B, N, D]
+ *
+ * @param first the place of the first of these tokens, or `positions` the place of each: int32 [B or 1, N]
+ */
+export function placeWords(
+  p: Bert,
+  c: BertConfig,
+  words: tf.Tensor3D,
+  { types, first = 0, positions }: { types?: tf.Tensor2D; first?: number; positions?: tf.Tensor2D },
   tap: Tap = noTap,
 ): tf.Tensor3D {
-  const N = "ids" in given ? given.ids.shape[1] : given.words.shape[1];
-  if (first + N > c.max_position_embeddings)
+  const N = words.shape[1];
+  if (!positions && first + N > c.max_position_embeddings)
     throw new RangeError(`BERT: ${first + N} tokens, but its positions reach ${c.max_position_embeddings} (max_position_embeddings)`);
   return tf.tidy(() => {
-    const words = "ids" in given ? embedding(p.word, given.ids) : given.words;
-    let x: tf.Tensor = words.add(p.position.slice([first, 0], [N, c.hidden_size])); //  [B, N, D]
+    let x: tf.Tensor = words.add(positions ? embedding(p.position, positions) : p.position.slice([first, 0], [N, c.hidden_size]));
     if (p.type) x = x.add(types ? embedding(p.type, types) : p.type.slice([0, 0], [1, c.hidden_size]));
     return tap("embed", layerNorm(p.norm, x, c.layer_norm_eps) as tf.Tensor3D);
   });
@@ -128,6 +139,8 @@ export type BertInputs = {
   end?: number;
   /** Of a decoder; grows by N. Not with gradients. */
   cache?: Cache;
+  /** Blocks are computed again in the backward pass instead of kept. */
+  checkpointing?: boolean;
 };
 
 type Here = { c: BertConfig; tap: Tap; causal?: boolean; cache?: ReturnType<typeof cacheLayer>; keyed?: () => ReturnType<typeof readOnce> };
@@ -158,7 +171,7 @@ function block(p: Layer, { c, tap, causal, cache, keyed }: Here, { padding, bias
  * Taps: `blocks.N.{resid_pre,attn.{q,k,v,attn_scores,pattern,z},attn_out,resid_mid,cross_attn.{…},cross_attn_out,resid_mid_cross,mlp.{pre,post},mlp_out,resid_post}`.
  */
 export function bert(p: Bert, c: BertConfig, inputs: BertInputs, tap: Tap = noTap): tf.Tensor3D {
-  const { mask: { causal, padding, bias } = {}, states, statesPadding, first = 0, end = p.layers.length, cache } = inputs;
+  const { mask: { causal, padding, bias } = {}, states, statesPadding, first = 0, end = p.layers.length, cache, checkpointing } = inputs;
   return tf.tidy(() => {
     const read = states && !cache ? forBlocks(p.layers, states, tap) : states;
     let x = inputs.x;
@@ -166,7 +179,10 @@ export function bert(p: Bert, c: BertConfig, inputs: BertInputs, tap: Tap = noTa
       const [layer, watch] = [p.layers[i], at(tap, `blocks.${i}`)];
       const keyed = cache && states && (() => readOnce(cache, i, states, () => keysAndValues(layer.cross!, states)));
       const here = { c, tap: watch, causal, cache: cache && cacheLayer(cache, i), keyed };
-      x = asBlock(layer, { x, padding, bias, states: read, statesPadding }, (given) => block(layer, here, given), { tap: watch });
+      x = asBlock(layer, { x, padding, bias, states: read, statesPadding }, (given) => block(layer, here, given), {
+        tap: watch,
+        checkpointing,
+      });
     }
     if (cache) cache.length += x.shape[1];
     return x;

@@ -1,6 +1,7 @@
 /**
- * The picture tower of BLIP-2 and InstructBLIP: a pre-norm ViT in the manner of EVA-CLIP (Sun et al. 2023), whose queries, keys and values are one
- * product. Numbers as transformers/models/blip_2/modeling_blip_2.py (Blip2VisionModel); names of weights and config keys as in its checkpoints.
+ * The picture tower of BLIP-2 and InstructBLIP, and with other defaults of BLIP and ALBEF: a pre-norm ViT in the manner of EVA-CLIP (Sun et al. 2023),
+ * whose queries, keys and values are one product. Numbers as transformers/models/blip_2/modeling_blip_2.py (Blip2VisionModel); names of weights and config
+ * keys as in its checkpoints.
  */
 import { tf } from "../engine/tf";
 import { asBlock } from "../nn/block";
@@ -34,8 +35,8 @@ const DEFAULTS = {
 export type EvaVitConfig = typeof DEFAULTS;
 
 /** A `vision_config` -> config with every value present. @throws listing unhandled keys and impossible sizes. */
-export function evaVitConfig(raw: unknown, where = "config.json: vision_config"): EvaVitConfig {
-  const config = readConfig(raw, DEFAULTS, where) as EvaVitConfig;
+export function evaVitConfig(raw: unknown, where = "config.json: vision_config", unused: readonly string[] = []): EvaVitConfig {
+  const config = readConfig(raw, DEFAULTS, where, unused) as EvaVitConfig;
   checkHeads(where, config);
   checkKnown(`${where}: hidden_act`, config.hidden_act, Object.keys(activations));
   return config;

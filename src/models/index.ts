@@ -1,4 +1,5 @@
 /** The one registry of model families, and `load`. */
+import { basename, dirname } from "node:path";
 import { engine } from "../engine/index";
 import { type Checkpoint, openCheckpoint } from "../files/checkpoint";
 import { type ResolveOptions, resolveModel } from "../files/hub";
@@ -6,8 +7,11 @@ import { nearest } from "../files/nearest";
 import { type ImageProcessor, loadImageProcessor } from "../image/processor";
 import { DTYPES, type Dtype } from "../nn/spec";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer";
-import { loadBlipAnswer, loadBlipCaption, loadBlipRetrieval } from "./blip-load";
+import { loadAlbef } from "./albef";
+import { isAlbef } from "./albef-files";
 import { loadBlip2Retrieval } from "./blip2-load";
+import { loadBlipAnswerer, loadBlipCaptioner } from "./blip-language-load";
+import { loadBlipRetrieval } from "./blip-retrieval";
 import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
 import { loadDualEncoder } from "./dual-encoder";
@@ -22,7 +26,9 @@ import { loadOvis25 } from "./ovis25-load";
 import type { SiglipParams } from "./siglip";
 import { type SiglipWeights, siglipWeights } from "./siglip-load";
 
-export type { BlipRetrieval, BlipTalker } from "./blip-load";
+export type { Albef } from "./albef";
+export type { BlipAnswerer, BlipCaptioner } from "./blip-language-load";
+export type { BlipRetrieval } from "./blip-retrieval";
 export type { Blip2 } from "./blip2-load";
 export type { VisionTextDualEncoder } from "./dual-encoder";
 export type { Flava } from "./flava";
@@ -69,8 +75,8 @@ const families: { [modelType: string]: Build } = {
   flava: loadFlava,
   blip: byArchitecture({
     BlipForImageTextRetrieval: loadBlipRetrieval,
-    BlipForConditionalGeneration: loadBlipCaption,
-    BlipForQuestionAnswering: loadBlipAnswer,
+    BlipForConditionalGeneration: loadBlipCaptioner,
+    BlipForQuestionAnswering: loadBlipAnswerer,
   }),
   "blip-2": byArchitecture({
     Blip2ForImageTextRetrieval: loadBlip2Retrieval,
@@ -92,6 +98,8 @@ const families: { [modelType: string]: Build } = {
 /**
  * Loads a checkpoint in the Hugging Face layout: config.json, safetensors (or pytorch_model.bin) in one file or shards, tokenizer, preprocessor.
  *
+ * Models in their authors' own files: MiniGPT-4 (a folder with layout.json) and ALBEF (a folder with config_bert.json and `.pth` files, or one of those).
+ *
  * @param name a folder, a shipped model ("emoji-clip"), or a hub id ("openai/clip-vit-base-patch32", downloaded once into HF_HOME)
  * @typeParam M what the folder holds, where it is no CLIP: `load<Siglip>(folder)`
  * @throws when a file is missing or broken, the family is not known, or weights and config do not fit: every misfit at once
@@ -104,7 +112,10 @@ export async function load<M = Clip>(name: string, options: LoadOptions = {}): P
     throw new Error(
       `load: dtype "bfloat16" needs the TensorFlow backend, here computes ${chosen.why}. Use "float32", or see \`npm run doctor\``,
     );
-  const folder = await resolveModel(name, options);
+  const file = name.endsWith(".pth") ? basename(name) : undefined;
+  const folder = await resolveModel(file ? dirname(name) : name, options);
+  if (isAlbef(folder)) return (await loadAlbef(folder, dtype, file)) as M;
+  if (file) throw new Error(`${name} is a weight file, and its folder is not ALBEF's, whose files are named so; give the model's folder`);
   if (isMiniGpt4(folder)) return (await loadMiniGpt4(folder, dtype)) as M;
   const checkpoint = openCheckpoint(folder);
   try {

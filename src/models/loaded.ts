@@ -56,7 +56,7 @@ export type DecoderInputs = {
   padding?: tf.Tensor2D;
   /** Grows by N. Not with gradients. */
   cache?: Cache;
-  /** What the encoder made of the prompt, where there is an encoder: [B, M, D], and its mask int32 [B, M]. */
+  /** What an encoder made of the prompt, or what a decoder looks at besides: [B, M, D], and its mask int32 [B, M]. */
   encoded?: { states: tf.Tensor3D; padding?: tf.Tensor2D };
   tap?: Tap;
   /** Blocks are computed again in the backward pass instead of kept. */
@@ -79,8 +79,10 @@ export type LanguageModel = {
   forward(inputs: DecoderInputs): tf.Tensor3D;
   /** Scores of every token of the vocabulary: [B, N, D] -> [B, N, V] */
   logits(hidden: tf.Tensor3D): tf.Tensor3D;
-  /** The head's matrix, for a loss without logits: [V, D]. Undefined where the head has a bias besides (BLIP). */
-  headWeight?: tf.Tensor2D;
+  /** The head's matrix, for a loss without logits: [V, D] */
+  headWeight: tf.Tensor2D;
+  /** What the head adds to its products, where it does: [V] */
+  headBias?: tf.Tensor1D;
   /** Room for so many tokens. */
   makeCache(room: number): Cache;
   /** Encoder-decoder models: what the encoder makes of a prompt's embeddings, and the id that a decoder begins with. */

@@ -116,4 +116,4 @@ export function answerStates(model: VisionLanguageModel<InternVLParams>, config:
 export const answerLoss =
   (model: VisionLanguageModel<InternVLParams>, config: InternVLConfig) =>
   (batch: ConversationBatch): tf.Scalar =>
-    headCrossEntropy(answerStates(model, config, batch), model.language.headWeight!, batch.labels);
+    headCrossEntropy(answerStates(model, config, batch), model.language.headWeight, batch.labels);

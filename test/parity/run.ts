@@ -6,9 +6,10 @@ import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { type Check, Checks, openOracle } from "./check";
 import { table } from "../support/table";
+import { checkAlbef } from "./albef";
+import { checkBlipAnswerer, checkBlipCaptioner, checkBlipRetrieval } from "./blip";
 import { checkBlip2Generation } from "./blip2-generation";
 import { checkBlip2Retrieval } from "./blip2";
-import { checkBlipAnswer, checkBlipCaption, checkBlipRetrieval } from "./blip";
 import { checkClip } from "./clip";
 import { checkDualEncoder, checkFlava } from "./dual-encoder";
 import { checkInternVL, checkInternVLChat } from "./internvl";
@@ -25,9 +26,10 @@ const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => P
   siglip: checkSiglip,
   vision_text_dual_encoder: checkDualEncoder,
   flava: checkFlava,
+  albef: checkAlbef,
   blip_itm: checkBlipRetrieval,
-  blip_caption: checkBlipCaption,
-  blip_vqa: checkBlipAnswer,
+  blip_caption: checkBlipCaptioner,
+  blip_vqa: checkBlipAnswerer,
   blip2_itm: checkBlip2Retrieval,
   internvl_hf: checkInternVL,
   internvl_chat_qwen2: checkInternVLChat,
