@@ -34,9 +34,9 @@ import type { VisionLanguageModel } from "../models/loaded";
 import { saveModel } from "../models/save";
 import { withTrainable } from "../nn/trainable";
 import { trainByteBpe } from "../text/byte-bpe";
-import { accuracy, choice, type Pupil } from "./answers";
+import { accuracy, choice } from "./answers";
 import { jitter } from "./augment";
-import { answerLoss, type Conversation, type Exchange, teacher } from "./conversations";
+import { answerLoss, type Conversation, type Exchange, internVLPupil, type Pupil } from "./conversations";
 import { chatTemplate, configOf, FRAME, preprocessorOf, SPECIAL, tokenizerSettings, videoProcessorOf } from "./emoji-vl-files";
 import { freshWeights } from "./fresh";
 import { type Row, train } from "./loop";
@@ -148,11 +148,8 @@ async function writeStart(folder: string, emoji: Drawn[]): Promise<InternVLConfi
   return config;
 }
 
-const pupilOf = (model: Model, config: InternVLConfig, folder: string): Pupil => ({
-  model,
-  config,
-  teacher: teacher(model, loadTileProcessor(folder), FRAME, config.image_seq_length),
-});
+const pupilOf = (model: Model, config: InternVLConfig, folder: string): Pupil =>
+  internVLPupil(model, config, loadTileProcessor(folder), FRAME);
 
 async function fit(pupil: Pupil, variables: tf.Variable[], emoji: Drawn[], test: Drawn[], steps: number): Promise<Row[]> {
   const { learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16 } = recipe;
@@ -160,7 +157,7 @@ async function fit(pupil: Pupil, variables: tf.Variable[], emoji: Drawn[], test:
   const run = train({
     variables,
     batches: batches(pupil, emoji),
-    loss: answerLoss(pupil.model, pupil.config),
+    loss: answerLoss(pupil),
     steps,
     learningRate,
     warmupSteps,
