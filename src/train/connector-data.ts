@@ -56,22 +56,21 @@ function scenesOf(emoji: Drawn[], copies: number, several: number, next: Random,
   return [...alone, ...together];
 }
 
-/** The patches behind the tower's last block but one, as LLaVA reads them, each with mean 0 and deviation 1. */
+/** The patches behind CLIP's last block but one, as LLaVA reads them, each with mean 0 and deviation 1. pixels: [B, S, S, 3] -> [B, patches, width] */
+export function clipPatches({ params, config }: Clip, pixels: tf.Tensor4D): tf.Tensor3D {
+  const [states] = clipStates(params.vision, config.vision_config, pixels, [-2]);
+  const { mean, variance } = tf.moments(states, -1, true);
+  return states.sub(mean).div(variance.add(1e-6).sqrt()).slice([0, 1, 0], [-1, -1, -1]) as tf.Tensor3D;
+}
+
 async function look(clip: Clip, scenes: Scene[]): Promise<Seen> {
   const [side] = clip.grid;
-  const { vision_config: config } = clip.config;
-  const width = config.hidden_size;
+  const width = clip.config.vision_config.hidden_size;
   const size = side * side * width;
   const patches = new Map<Picture, Float32Array>();
   for (let i = 0; i < scenes.length; i += BATCH) {
     const part = scenes.slice(i, i + BATCH).map(({ picture }) => picture);
-    const values = await take(
-      tf.tidy(() => {
-        const [states] = clipStates(clip.params.vision, config, pixelBatch(clip, part), [-2]);
-        const { mean, variance } = tf.moments(states, -1, true);
-        return states.sub(mean).div(variance.add(1e-6).sqrt()).slice([0, 1, 0], [-1, -1, -1]);
-      }),
-    );
+    const values = await take(tf.tidy(() => clipPatches(clip, pixelBatch(clip, part))));
     part.forEach((picture, j) => patches.set(picture, values.slice(j * size, (j + 1) * size)));
     await breathe();
   }

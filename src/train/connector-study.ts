@@ -29,13 +29,13 @@ import { type Row, train } from "./loop";
 export const studyRecipe = {
   data: "emoji (Twemoji style), English, without skin tones: colours, groups, counts and places; the vocabulary of emoji-vl",
   vision: "emoji-clip's picture tower, frozen: the 64 patches behind the last block but one",
-  pictures: { singles: 2, scattered: 3000, held: 400, augment: { shift: 0.08, zoom: 0.2, turn: 10, colour: 0.05 }, seed: 0 },
+  pictures: { singles: 1, scattered: 4500, held: 400, augment: { shift: 0.08, zoom: 0.2, turn: 10, colour: 0.05 }, seed: 0 },
   text: { hidden_size: 128, intermediate_size: 384, num_hidden_layers: 3, num_attention_heads: 4, num_key_value_heads: 2 },
   /** Pictures in a batch, each with up to so many questions. */
   batchSize: 32,
   questions: 4,
-  steps: 600,
-  learningRate: 2e-3,
+  steps: 700,
+  learningRate: 3e-3,
   warmupSteps: 0.05,
   schedule: "cosine" as const,
   weightDecay: 0.05,
@@ -69,7 +69,7 @@ export async function candidate(
     "text",
     true,
   );
-  const bridge = freshVariables(connector.spec, mixSeeds(seed, 1));
+  const bridge = freshVariables(connector.spec, mixSeeds(seed, 1), connector.given);
   const decoder = freshVariables(llamaSpec(config), mixSeeds(seed, 2));
   const rotary = llamaRotary(config);
   const language = llamaLanguage(decoder.params, config, rotary, []);

@@ -1,12 +1,13 @@
 /**
  * Ways to connect a picture tower with a language model, for comparing them: what stands between the tower's patches and the tokens that the language
- * model reads. linear as the first LLaVA (Liu et al. 2023), MLP as LLaVA-1.5, pixel shuffle and MLP as InternVL, learned queries as BLIP-2.
+ * model reads. linear as the first LLaVA (Liu et al. 2023), MLP as LLaVA-1.5, pixel shuffle and MLP as InternVL, learned queries as BLIP-2, a
+ * softmax over visual words as Ovis.
  */
 import type { tf } from "../engine/tf";
 import { layerNorm, linear, linearSpec, normSpec } from "../nn/layers";
 import { type Params, w } from "../nn/spec";
 import { qFormerConfig, qFormerSpec, readPicture } from "../models/qformer";
-import { groupPatches } from "../models/visual-tokenizer";
+import { embedVisualTokens, groupPatches, visualTokens, visualTokenizerSpec } from "../models/visual-tokenizer";
 
 /** A picture as the frozen tower gives it, and what the language model reads. */
 export type ConnectorSizes = { side: number; width: number; hidden: number };
@@ -16,6 +17,8 @@ export type Connector<P = unknown> = {
   /** Tokens that a picture becomes. */
   tokens: number;
   spec: unknown;
+  /** First values of weights that do not start as such weights do. */
+  given?: { [name: string]: Float32Array };
   connect(params: P, patches: tf.Tensor3D): tf.Tensor3D;
 };
 
@@ -76,11 +79,33 @@ function qFormerConnector({ side, width, hidden }: ConnectorSizes): Connector {
   };
 }
 
+/** Visual words, none of them an indicator. */
+export const WORDS = 256;
+/**
+ * First weight of the norm before the softmax over visual words. At 1 every patch would be nearly the mean of all words, and hardly a gradient would pass.
+ */
+export const SHARPNESS = 3;
+
+function wordsConnector({ side, width, hidden }: ConnectorSizes): Connector {
+  const names = { linear: "head_linear", norm: "head_norm", table: "visual_embeddings_table" };
+  const spec = visualTokenizerSpec({ width, stride: 1, words: WORDS, indicators: 0, hidden }, names);
+  return {
+    tokens: side ** 2,
+    spec,
+    given: { "head_norm.weight": new Float32Array(WORDS).fill(SHARPNESS) },
+    connect(params, x) {
+      const p = params as Params<typeof spec>;
+      return embedVisualTokens(p, visualTokens(p, x));
+    },
+  };
+}
+
 /** Every connector by its name, simplest first. */
 export const CONNECTORS = {
   linear: linearConnector,
   MLP: mlpConnector,
   "shuffle + MLP": shuffleConnector,
+  "visual words": wordsConnector,
   "Q-Former": qFormerConnector,
 } satisfies { [name: string]: (sizes: ConnectorSizes) => Connector };
 export type ConnectorName = keyof typeof CONNECTORS;

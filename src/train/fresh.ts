@@ -36,14 +36,15 @@ export async function freshWeights(
 }
 
 /** The same numbers as a tree of variables, without a file. */
-export function freshVariables<S>(spec: S, seed: number): { params: Params<S>; variables: tf.Variable[] } {
+export function freshVariables<S>(
+  spec: S,
+  seed: number,
+  given: FreshOptions["given"] = {},
+): { params: Params<S>; variables: tf.Variable[] } {
   const next = random(seed);
   const variables: tf.Variable[] = [];
   const params = mapLeaves(spec, (leaf) => {
-    const first = tf.tensor(
-      firstValues(leaf, {}, () => normal(next)),
-      leaf.view ?? leaf.shape,
-    );
+    const first = tf.tensor(given[leaf.name] ?? firstValues(leaf, {}, () => normal(next)), leaf.view ?? leaf.shape);
     const variable = tf.variable(first, true);
     first.dispose();
     variables.push(variable);
