@@ -1,15 +1,16 @@
 /** Talking with a model about pictures, in LMDeploy's manner: `pipeline(path)`, then `pipe("text")`, `pipe(["text", picture])`, `pipe.chat(…)`. */
-import { answer, type Piece, promptOf, type Response, type Speaker } from "./chat/answer";
+import { answer, type ChatPrompt, type Piece, promptOf, type Response, type Speaker } from "./chat/answer";
 import { type Ask, isBatch, LIMITS, type Message, readAsk } from "./chat/messages";
 import { rendererOf, type TemplateChoice } from "./chat/render";
 import { type GenConfig, type Kept, makeSessions, type Session } from "./chat/session";
+import { type Thinking, thinkingOf } from "./chat/thinking";
 import { interruptSignal } from "./engine/interrupt";
-import { checkOptions } from "./generate/options";
+import { checkOptions, type GenerationOptions } from "./generate/options";
 import type { TileOverrides } from "./image/tiles";
 import { type LoadOptions, load } from "./models/index";
-import type { Prompt, VisionLanguageModel } from "./models/loaded";
+import type { VisionLanguageModel } from "./models/loaded";
 
-export type { Piece, Response } from "./chat/answer";
+export type { ChatPrompt, Piece, Response } from "./chat/answer";
 export { type Budget, budgetOf, budgetText } from "./chat/budget";
 export { type Ask, loadImage, type Message, type MessageInput } from "./chat/messages";
 export type { Render, RenderMessage, TemplateChoice } from "./chat/render";
@@ -51,8 +52,8 @@ export type Pipeline = {
    * question to a session that is answering is an error.
    */
   chat(ask: Ask, options?: ChatOptions): Promise<Session>;
-  /** What the model would read: the text with image marks, ids, and where the pictures are. */
-  prompt(ask: Ask): Promise<Prompt>;
+  /** What the model would read: the text with image marks, ids, where the pictures are, and the template's name. `showPrompt` displays it. */
+  prompt(ask: Ask, options?: Pick<AskOptions, "genConfig">): Promise<ChatPrompt>;
   model: VisionLanguageModel;
   /** Frees what sessions keep computed, and the model where the pipeline loaded it. */
   close(): void;
@@ -81,14 +82,18 @@ export async function pipeline(from: string | VisionLanguageModel, options: Pipe
   return makePipeline({ model, renderer, sessionLength: sessionLen, tiles }, maxSessions, typeof from === "string");
 }
 
-type Many = { n: number; options: Omit<GenConfig, "n"> };
+type Many = { n: number; options: GenerationOptions; thinking?: Thinking; speaker: Speaker };
 
-/** @throws RangeError naming the options that are outside their limits */
-function checked({ n = 1, ...options }: GenConfig, { model }: Speaker): Many {
+/** What is asked for, and the speaker whose template is told whether to think. @throws RangeError naming the options that are outside their limits */
+function checked({ n = 1, enableThinking, thinkingBudget, ...options }: GenConfig, speaker: Speaker): Many {
+  const { model, renderer } = speaker;
   if (!(Number.isInteger(n) && n >= 1 && n <= MOST_ANSWERS))
     throw new RangeError(`chat: n is ${n}, expected a whole number of answers from 1 to ${MOST_ANSWERS}`);
   checkOptions(options, model.language.vocabSize);
-  return { n, options };
+  const variables = { ...renderer.variables, ...(enableThinking === undefined ? {} : { enable_thinking: enableThinking }) };
+  const isEnabled = variables.enable_thinking === true;
+  const thinking = thinkingOf({ model, isEnabled }, { enableThinking, thinkingBudget }, options);
+  return { n, ...thinking, speaker: { ...speaker, renderer: { ...renderer, variables } } };
 }
 
 function makePipeline(speaker: Speaker, maxSessions: number, owns: boolean): Pipeline {
@@ -100,13 +105,13 @@ function makePipeline(speaker: Speaker, maxSessions: number, owns: boolean): Pip
     ask: Ask,
     { genConfig = {}, signal = interruptSignal() }: AskOptions = {},
   ): AsyncGenerator<Piece, Response, undefined> {
-    const { options } = checked(genConfig, speaker);
-    const prompt = await promptOf(speaker, await messagesOf(ask));
-    return yield* answer(speaker, prompt, options, { signal, keep: ({ cache }) => cache.dispose() });
+    const { options, thinking, speaker: told } = checked(genConfig, speaker);
+    const prompt = await promptOf(told, await messagesOf(ask));
+    return yield* answer(told, prompt, options, { thinking, signal, keep: ({ cache }) => cache.dispose() });
   }
 
-  async function several(ask: Ask, { n, options }: Many, signal: AbortSignal): Promise<Response[]> {
-    const prompt = await promptOf(speaker, await messagesOf(ask));
+  async function several(ask: Ask, { n, options, thinking, speaker: told }: Many, signal: AbortSignal): Promise<Response[]> {
+    const prompt = await promptOf(told, await messagesOf(ask));
     const responses: Response[] = [];
     let memory: Kept["memory"];
     try {
@@ -115,7 +120,7 @@ function makePipeline(speaker: Speaker, maxSessions: number, owns: boolean): Pip
         const before = memory;
         memory = undefined;
         responses.push(
-          await last(answer(speaker, prompt, { ...options, seed }, { memory: before, signal, keep: (kept) => (memory = kept) })),
+          await last(answer(told, prompt, { ...options, seed }, { memory: before, thinking, signal, keep: (kept) => (memory = kept) })),
         );
       }
     } finally {
@@ -146,18 +151,19 @@ function makePipeline(speaker: Speaker, maxSessions: number, owns: boolean): Pip
     const kept = sessions.open(given);
     const { session } = kept;
     const config = genConfig ?? session.genConfig ?? {};
-    const { n, options } = checked(config, speaker);
+    const { n, options, thinking, speaker: told } = checked(config, speaker);
     if (n !== 1) throw new RangeError("chat: n goes with pipe(…); a conversation goes on from one answer");
     kept.busy = true;
     try {
       const messages = [...session.messages, ...(await messagesOf(ask))];
       if (messages.length > LIMITS.messages) throw new RangeError(`chat: ${messages.length} messages, at most ${LIMITS.messages} are read`);
-      const prompt = await promptOf(speaker, messages);
+      const prompt = await promptOf(told, messages);
       Object.assign(session, { prompt: ask, response: undefined, genConfig: config });
       const memory = kept.memory;
       kept.memory = undefined;
-      const run = answer(speaker, prompt, options, {
+      const run = answer(told, prompt, options, {
         memory,
+        thinking,
         signal,
         keep: (memory, response) => ended(kept, ask, messages, memory, response),
       });
@@ -185,7 +191,8 @@ function makePipeline(speaker: Speaker, maxSessions: number, owns: boolean): Pip
   return Object.assign(call, {
     stream,
     chat,
-    prompt: async (ask: Ask) => promptOf(speaker, await messagesOf(ask)),
+    prompt: async (ask: Ask, { genConfig = {} }: Pick<AskOptions, "genConfig"> = {}) =>
+      promptOf(checked(genConfig, speaker).speaker, await messagesOf(ask)),
     model,
     close() {
       sessions.close();

@@ -4,7 +4,7 @@ import { type Progress, progress } from "./engine/progress";
 import { tf } from "./engine/tf";
 import type { Picture, PictureSource } from "./image/picture";
 import { type Prepared, preparePictures } from "./image/prepare";
-import type { Clip } from "./models/index";
+import type { DualEncoder } from "./models/loaded";
 import { unit } from "./models/clip";
 
 /** N unit vectors of `width` numbers, one after the other. */
@@ -33,18 +33,23 @@ export type EmbedImagesOptions = EmbedOptions & {
 };
 
 /** The model's picture input for some pictures. -> [B, H, W, 3], mean and std applied */
-export function pixelBatch(model: Clip, pictures: Picture[]): tf.Tensor4D {
+export function pixelBatch(model: DualEncoder, pictures: Picture[]): tf.Tensor4D {
   const { height, width } = model.imageProcessor.size;
   const values = new Float32Array(pictures.length * height * width * 3);
   pictures.forEach((picture, i) => values.set(model.imageProcessor.process(picture), i * height * width * 3));
   return tf.tensor4d(values, [pictures.length, height, width, 3]);
 }
 
-/** The model's text input, padded to the longest and cut to what the model reads. -> int32 [B, N] each */
-export function tokenBatch(model: Clip, texts: string[]): { ids: tf.Tensor2D; mask: tf.Tensor2D } {
+/**
+ * The model's text input, padded to the longest (for a model that reads padding: to all that it reads, the mask 1 everywhere) and cut to what the model
+ * reads. -> int32 [B, N] each
+ */
+export function tokenBatch(model: DualEncoder, texts: string[]): { ids: tf.Tensor2D; mask: tf.Tensor2D } {
   const maxLength = model.config.text_config.max_position_embeddings;
-  const { ids, mask } = model.tokenizer.batch(texts, { maxLength, padding: "longest", truncation: true });
-  return { ids: tf.tensor2d(ids, undefined, "int32"), mask: tf.tensor2d(mask, undefined, "int32") };
+  const padding = model.readsPadding ? "max_length" : "longest";
+  const { ids, mask } = model.tokenizer.batch(texts, { maxLength, padding, truncation: true });
+  const counts = model.readsPadding ? mask.map((row) => row.map(() => 1)) : mask;
+  return { ids: tf.tensor2d(ids, undefined, "int32"), mask: tf.tensor2d(counts, undefined, "int32") };
 }
 
 /**
@@ -55,7 +60,11 @@ export function tokenBatch(model: Clip, texts: string[]): { ids: tf.Tensor2D; ma
  * @returns the vectors made; fewer than asked for when `signal` came
  * @throws naming every picture of a batch that cannot be read, unless `onError` is "skip"
  */
-export async function embedImages(model: Clip, sources: Many<PictureSource>, options: EmbedImagesOptions = {}): Promise<ImageEmbeddings> {
+export async function embedImages(
+  model: DualEncoder,
+  sources: Many<PictureSource>,
+  options: EmbedImagesOptions = {},
+): Promise<ImageEmbeddings> {
   const { onError = "throw", workers } = options;
   if (onError !== "throw" && onError !== "skip") throw new RangeError(`embed: onError is "${onError}", expected "throw" or "skip"`);
   if (workers !== undefined && !(Number.isInteger(workers) && workers >= 0))
@@ -77,7 +86,7 @@ export async function embedImages(model: Clip, sources: Many<PictureSource>, opt
 }
 
 /** Unit vectors of texts, in the order given. Texts longer than the model reads are cut. */
-export async function embedTexts(model: Clip, texts: Many<string>, options: EmbedOptions = {}): Promise<Embeddings> {
+export async function embedTexts(model: DualEncoder, texts: Many<string>, options: EmbedOptions = {}): Promise<Embeddings> {
   const { batchSize, ...run } = begin(texts, options, "texts");
   return collect(model, batches(texts, batchSize), run, ({ items }) =>
     tf.tidy(() => {
@@ -103,7 +112,7 @@ function begin(items: Many<unknown>, options: EmbedOptions, unitName: string): R
 
 /** Computes batch after batch until `signal` comes. encode: -> [B, width], or nothing where no item of the batch is left */
 async function collect<B extends { count: number }>(
-  model: Clip,
+  model: DualEncoder,
   batches: AsyncIterable<B>,
   { signal, bar }: Run,
   encode: (batch: B) => tf.Tensor2D | undefined,
@@ -121,7 +130,7 @@ async function collect<B extends { count: number }>(
   } finally {
     bar.done();
   }
-  const width = model.config.projection_dim;
+  const { width } = model;
   const values = new Float32Array(parts.reduce((n, part) => n + part.length, 0));
   let at = 0;
   for (const part of parts) {

@@ -11,7 +11,7 @@ import { chooseBest, draw, highest, logSumExp, type TokenLogprob } from "./gener
 import { type DecoderPrompt, readPrompt, readTokens } from "./generate/decoder";
 import { checkOptions, type GenerationOptions, type Settings } from "./generate/options";
 import { makeRules, type Rules } from "./generate/scores";
-import { type TextStream, textStream } from "./generate/text";
+import { type TextStream, textStream, withToken } from "./generate/text";
 import type { DecoderInputs, LanguageModel } from "./models/loaded";
 import type { Cache } from "./nn/cache";
 import type { Tokenizer } from "./text/tokenizer";
@@ -27,8 +27,12 @@ export type GenerateInputs = GenerationOptions & {
   padding?: tf.Tensor2D;
   /** Encoder-decoders: what the encoder made of the prompt, where that is known; `embeddings` is then not read. */
   encoded?: DecoderInputs["encoded"];
+  /** Encoder-decoders: what the decoder begins with; default: its start token. */
+  start?: number[];
   /** Of the caller, with one sequence or none: holds prompt and answer afterwards, but for the last token; after a beam search the prompt. */
   cache?: Cache;
+  /** What stands behind the answer's tokens so far instead of the next one that is chosen; [] where nothing does. Not with beams. */
+  follow?(ids: readonly number[]): readonly number[];
   /** For `text`, `stopWords` and `badWords`. */
   tokenizer?: Tokenizer;
   /** Ends the answer between two tokens, or two parts of a long prompt; what was said stays. Default: the cell's. */
@@ -70,13 +74,14 @@ export type Generation = {
  * @example for await (const { text } of generate(model.language, { embeddings, tokenizer, maxNewTokens: 20 })) process.stdout.write(text!);
  */
 export function generate(model: LanguageModel, inputs: GenerateInputs): AsyncGenerator<GeneratedToken, Generation, undefined> {
-  const { embeddings, ids = [], padding, encoded, cache, tokenizer, signal = interruptSignal(), ...options } = inputs;
+  const { embeddings, ids = [], padding, encoded, start, cache, follow, tokenizer, signal = interruptSignal(), ...options } = inputs;
   const settings = checkOptions(options, model.vocabSize);
   const needsText = (["stopWords", "badWords"] as const).filter((key) => settings[key].length > 0);
+  if (follow && settings.numBeams > 1) throw new TypeError("generate: follow goes with one beam; a beam search chooses whole answers");
   if (!tokenizer && needsText.length) throw new TypeError(`generate: ${needsText.join(" and ")} need a tokenizer`);
   const [B, N] = embeddings.shape;
   if (B !== 1) throw new RangeError(`generate: embeddings [${embeddings.shape}] are ${B} prompts; give one at a time`);
-  const length = model.encoder ? 1 : (cache?.length ?? 0) + N;
+  const length = model.encoder ? (start?.length ?? 1) : (cache?.length ?? 0) + N;
   if (N < 1 || length >= model.contextLength)
     throw new RangeError(
       `generate: the prompt has ${length} tokens; the model's context has ${model.contextLength}, one for an answer included`,
@@ -84,7 +89,7 @@ export function generate(model: LanguageModel, inputs: GenerateInputs): AsyncGen
   settings.maxNewTokens = Math.min(settings.maxNewTokens, model.contextLength - length);
   const ends = new Set([...(settings.ignoreEos ? [] : model.endTokens), ...settings.stopTokenIds]);
   const rules = makeRules(settings, { ends, badWords: wordIds(settings.badWords, tokenizer) });
-  return run({ model, inputs: { embeddings, ids, padding, encoded, cache }, settings, rules, tokenizer, signal });
+  return run({ model, inputs: { embeddings, ids, padding, encoded, start, cache, follow }, settings, rules, tokenizer, signal });
 }
 
 /** All of an answer. */
@@ -107,7 +112,7 @@ function wordIds(words: readonly string[], tokenizer?: Tokenizer): number[][] {
 
 type Run = {
   model: LanguageModel;
-  inputs: Pick<GenerateInputs, "embeddings" | "padding" | "encoded" | "cache"> & { ids: number[] };
+  inputs: Pick<GenerateInputs, "embeddings" | "padding" | "encoded" | "start" | "cache" | "follow"> & { ids: number[] };
   settings: Settings;
   rules: Rules;
   tokenizer?: Tokenizer;
@@ -129,30 +134,31 @@ async function* run(here: Run): AsyncGenerator<GeneratedToken, Generation, undef
 
 type Start = { prompt: DecoderPrompt | undefined; ids: number[] };
 
-/** An encoder reads the prompt; the decoder begins with its start token. Nothing where it was stopped. */
+/** An encoder reads the prompt; the decoder begins with its start. Nothing where it was stopped. */
 function encoderPrompt({ model, inputs }: Run, cache: Cache, made: tf.Tensor[]): Start {
   const { startToken, encode } = model.encoder!;
-  const { embeddings, padding } = inputs;
+  const { embeddings, padding, start = [startToken] } = inputs;
   const encoded = inputs.encoded ?? stoppable(() => ({ states: encode({ embeddings, padding }), padding }));
   if (!encoded) return { prompt: undefined, ids: [] };
   if (!inputs.encoded) made.push(encoded.states);
-  const first = tf.tidy(() => model.embed(tf.tensor2d([startToken], [1, 1], "int32")));
+  const first = tf.tidy(() => model.embed(tf.tensor2d(start, [1, start.length], "int32")));
   made.push(first);
-  return { prompt: { embeddings: first, cache, encoded }, ids: [startToken] };
+  return { prompt: { embeddings: first, cache, encoded }, ids: start };
 }
 
 /** Token after token. */
 async function* spoken(
-  { model, settings, rules, tokenizer, signal }: Run,
+  { model, inputs: { follow }, settings, rules, tokenizer, signal }: Run,
   start: Start,
 ): AsyncGenerator<GeneratedToken, Generation, undefined> {
   const stream = tokenizer && textStream(tokenizer, settings.stopWords, settings.skipSpecialTokens);
   const next = random(settings.seed);
   const ids = [...start.ids];
-  const first = ids.length;
+  const made: number[] = [];
+  const forced: number[] = [];
   let text = "";
   let raw = new Float32Array(0);
-  const ending = (finishReason: FinishReason): Generation => ({ finishReason, ids: ids.slice(first), text, seed: settings.seed });
+  const ending = (finishReason: FinishReason): Generation => ({ finishReason, ids: made, text, seed: settings.seed });
   let scores = start.prompt && (await readPrompt(model, start.prompt, signal));
   while (scores) {
     const total = logSumExp(scores);
@@ -160,10 +166,12 @@ async function* spoken(
     for (const one of logprobs ?? []) one.logprob -= total;
     if (raw.length !== scores.length) raw = new Float32Array(scores.length);
     raw.set(scores); // the rules change them
-    rules.apply(scores, ids, ids.length - first);
-    const id = settings.doSample ? draw(scores, next) : chooseBest(scores);
+    rules.apply(scores, ids, made.length);
+    const id = forced.shift() ?? (settings.doSample ? draw(scores, next) : chooseBest(scores));
     ids.push(id);
-    const said = say(stream, id, { rules, made: ids.length - first, settings });
+    made.push(id);
+    if (follow && forced.length === 0) forced.push(...follow(made));
+    const said = say(stream, id, { rules, made: made.length, settings });
     text += said.text;
     const token = { id, text: stream && said.text, logprob: raw[id] - total, logprobs };
     yield said.finishReason ? { ...token, finishReason: said.finishReason } : token;
@@ -195,7 +203,7 @@ async function* searched(
 ): AsyncGenerator<GeneratedToken, Generation, undefined> {
   const isStopped = (made: number[]): boolean => {
     if (!settings.stopWords.length || made.length <= settings.minNewTokens) return false;
-    const text = tokenizer!.decode(made, { skipSpecialTokens: settings.skipSpecialTokens });
+    const text = tokenizer!.decode(withToken(tokenizer!, made), { skipSpecialTokens: settings.skipSpecialTokens });
     return settings.stopWords.some((word) => text.includes(word));
   };
   const search = beamSearch(settings, rules, ids, isStopped);

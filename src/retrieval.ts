@@ -4,7 +4,7 @@ import { embedImages, embedTexts, type EmbedImagesOptions, type Embeddings } fro
 import { take } from "./engine/read";
 import { tf } from "./engine/tf";
 import type { PictureSource } from "./image/picture";
-import type { Clip } from "./models/index";
+import type { DualEncoder } from "./models/loaded";
 
 export type Table = ReturnType<typeof aq.table>;
 
@@ -36,7 +36,7 @@ export const DEFAULT_TEMPLATE = "a photo of a {}";
  * @throws when a template holds no "{}"
  */
 export async function zeroShot(
-  model: Clip,
+  model: DualEncoder,
   pictures: PictureSource[],
   labels: string[],
   { templates = [DEFAULT_TEMPLATE], ...options }: EmbedImagesOptions & { templates?: string[] } = {},

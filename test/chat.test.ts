@@ -371,9 +371,13 @@ for (const family of [
   "llava",
   "llava_next",
   "llava_onevision",
+  "llava_hd",
   "ovis2",
+  "ovis2_5",
   "internvl_chat_internlm2",
   "internvl_chat_qwen2",
+  "internvl_chat_phi3",
+  "minigpt4",
   "blip2_opt",
   "blip2_t5",
 ])

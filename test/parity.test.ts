@@ -1,7 +1,7 @@
 /** Our numbers against PyTorch's: every check of test/oracle, and what `npm run oracle` says of a damaged or empty folder. */
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
-import { cpSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { openSafetensors } from "vitrine/files/safetensors";
@@ -26,6 +26,19 @@ test("runOracle() equals PyTorch in every check", async (t) => {
     await t.test(`${c.family}: ${c.check}`, () =>
       assert.ok(c.ok, `worst error ${c.worst}, tolerance ${c.tolerance}${c.note ? `; ${c.note}` : ""}`),
     );
+});
+
+test("runOracle() checks the chat templates of every family that the oracle has conversations of", async () => {
+  const { checks } = await whole;
+  const having = readdirSync(ORACLE).filter((family) => {
+    const path = join(ORACLE, family, "cases.json");
+    return existsSync(path) && "chat" in JSON.parse(readFileSync(path, "utf8"));
+  });
+  assert.ok(having.length > 8);
+  for (const family of having) {
+    const rows = checks.filter((c) => c.family === family && c.check.startsWith("templates: ")).map(({ check }) => check);
+    assert.ok(rows.includes("templates: rendered to be answered") && rows.includes("templates: ids"), `${family}: ${rows}`);
+  }
 });
 
 test("runOracle() checks every part of CLIP that the oracle holds", async () => {

@@ -10,10 +10,14 @@ import { budgetOf, checkRoom } from "./budget";
 import { knownOf, type Memory } from "./memory";
 import { type Message, picturesOf } from "./messages";
 import { type Renderer, renderSafely } from "./render";
+import { type Thinking, withoutThoughts } from "./thinking";
 
 /** An answer, by LMDeploy's names. */
 export type Response = {
+  /** The answer, without thoughts. */
   text: string;
+  /** What the model thought before it, with `enableThinking: true`; absent where the thoughts did not end: then all is in `text`. */
+  thoughts?: string;
   /** Tokens that were generated, the one that ended the answer included. */
   generateTokenLen: number;
   /** Tokens of the prompt, pictures included. */
@@ -33,16 +37,26 @@ export type Response = {
 };
 
 /** A part of an answer as it comes. */
-export type Piece = { text: string; tokenId: number; logprob: number; finishReason?: FinishReason };
+export type Piece = {
+  text: string;
+  tokenId: number;
+  logprob: number;
+  /** Of the thoughts before the answer, with `enableThinking: true`. */
+  thought?: boolean;
+  finishReason?: FinishReason;
+};
+
+/** A prompt, which template made it, and what stands for a picture in its text. */
+export type ChatPrompt = Prompt & { template: string; imageMark: string };
 
 export type Speaker = { model: VisionLanguageModel; renderer: Renderer; sessionLength?: number; tiles?: TileOverrides };
 
 /** What a conversation becomes: the prompt's text with image marks, and its ids. @throws RangeError with the token budget where it does not fit */
-export async function promptOf({ model, renderer, sessionLength, tiles }: Speaker, messages: readonly Message[]): Promise<Prompt> {
+export async function promptOf({ model, renderer, sessionLength, tiles }: Speaker, messages: readonly Message[]): Promise<ChatPrompt> {
   const text = await renderSafely(model, renderer, messages);
   const prompt = model.prompt(text, picturesOf(messages), tiles);
-  if (!model.language.encoder) checkRoom(budgetOf(model, prompt, sessionLength));
-  return prompt;
+  checkRoom(budgetOf(model, prompt, sessionLength));
+  return { ...prompt, template: renderer.template.name, imageMark: model.imageMark };
 }
 
 /** The template's own ends, as ids where they are tokens. */
@@ -68,6 +82,8 @@ export type AnswerOptions = {
    * nothing after an error.
    */
   keep(memory: Memory, response?: Response): void;
+  /** Whether the model thinks before it answers. */
+  thinking?: Thinking;
   signal?: AbortSignal;
 };
 
@@ -76,7 +92,7 @@ export async function* answer(
   speaker: Speaker,
   prompt: Prompt,
   options: GenerationOptions,
-  { memory = begin(speaker.model), keep, signal = interruptSignal() }: AnswerOptions,
+  { memory = begin(speaker.model), keep, thinking, signal = interruptSignal() }: AnswerOptions,
 ): AsyncGenerator<Piece, Response, undefined> {
   const { model } = speaker;
   const { cache } = memory;
@@ -84,8 +100,14 @@ export async function* answer(
   const tokens: GeneratedToken[] = [];
   let whole: Generation | undefined;
   let broken = false;
+  let isThought = thinking !== undefined;
+  const said = () => {
+    const text = whole?.text ?? tokens.map(({ text }) => text).join("");
+    const ids = tokens.map(({ id }) => id);
+    return thinking ? withoutThoughts(model, { ids, text, skipSpecialTokens: options.skipSpecialTokens }, thinking) : { text };
+  };
   const respond = (): Response => ({
-    text: whole?.text ?? tokens.map(({ text }) => text).join(""),
+    ...said(),
     generateTokenLen: tokens.length,
     inputTokenLen: prompt.ids.length,
     cachedTokenLen: from,
@@ -102,8 +124,16 @@ export async function* answer(
     embeddings = signal.aborted ? undefined : stoppable(() => model.embedPrompt(prompt, { from }));
     if (!embeddings) return respond();
     const own = model.language.encoder ? undefined : cache;
-    const inputs = { embeddings, ids: prompt.ids, cache: own, tokenizer: model.tokenizer, signal };
-    run = generate(limited(speaker), { ...withEnds(speaker, options), ...inputs });
+    const inputs = {
+      embeddings,
+      ids: prompt.ids,
+      start: prompt.start,
+      cache: own,
+      follow: thinking?.follow,
+      tokenizer: model.tokenizer,
+      signal,
+    };
+    run = generate(limited(speaker, prompt), { ...withEnds(speaker, options), ...inputs });
     for (;;) {
       const { value, done } = await run.next();
       if (done) {
@@ -111,7 +141,9 @@ export async function* answer(
         return respond();
       }
       tokens.push(value);
-      yield { text: value.text ?? "", tokenId: value.id, logprob: value.logprob, finishReason: value.finishReason };
+      const piece = { text: value.text ?? "", tokenId: value.id, logprob: value.logprob, finishReason: value.finishReason };
+      yield isThought ? { ...piece, thought: true } : piece;
+      isThought &&= value.id !== thinking?.end;
     }
   } catch (error) {
     broken = true;
@@ -127,6 +159,8 @@ export async function* answer(
   }
 }
 
-/** The language model within the session's length. */
-const limited = ({ model: { language }, sessionLength = Number.POSITIVE_INFINITY }: Speaker): LanguageModel =>
-  language.encoder || sessionLength >= language.contextLength ? language : { ...language, contextLength: sessionLength };
+/** The language model within the session's length. Where an encoder reads the prompt, the answer alone counts, behind its start. */
+function limited({ model: { language }, sessionLength = Number.POSITIVE_INFINITY }: Speaker, { ids, start = [0] }: Prompt): LanguageModel {
+  const length = language.encoder ? sessionLength - ids.length + start.length : sessionLength;
+  return length >= language.contextLength ? language : { ...language, contextLength: length };
+}

@@ -25,7 +25,8 @@ export function budgetOf(
   { ids, images }: Prompt,
   sessionLength = Number.POSITIVE_INFINITY,
 ): Budget {
-  const context = Math.min(model.language.contextLength, sessionLength);
+  const { encoder, contextLength } = model.language; // an encoder's prompt and the decoder's answer have positions of their own
+  const context = Math.min(encoder ? Number.POSITIVE_INFINITY : contextLength, sessionLength);
   const each = images.map(({ start, end, tiled }) => ({
     tokens: end - start,
     tiles: tiled.tiles.filter(({ kind }) => kind === "tile").length || 1,

@@ -37,6 +37,16 @@ export function loadImage(source: PictureSource, options?: PictureOptions): Prom
   return readPicture(isBase64 && !existsSync(source.slice(0, 4096)) ? `data:image;base64,${source}` : source, options);
 }
 
+/** The same, with its place in an error, where one of several pictures cannot be read. */
+async function pictureAt(where: string, source: PictureSource): Promise<Picture> {
+  try {
+    return await loadImage(source);
+  } catch (error) {
+    if (error instanceof Error) error.message = `${where}: ${error.message}`;
+    throw error;
+  }
+}
+
 const isObject = (value: unknown): value is { [key: string]: unknown } =>
   typeof value === "object" && value !== null && !Array.isArray(value) && !ArrayBuffer.isView(value);
 const isMessages = (ask: unknown): ask is readonly MessageInput[] =>
@@ -83,10 +93,10 @@ export async function readAsk(ask: Ask, mark: string): Promise<Message[]> {
 
 async function readPart(part: PartInput, where: string): Promise<TextPart | ImagePart> {
   if (part?.type === "text" && typeof part.text === "string") return { type: "text", text: part.text };
-  if (part?.type === "image") return { type: "image", picture: await loadImage(part.image) };
+  if (part?.type === "image") return { type: "image", picture: await pictureAt(where, part.image) };
   if (part?.type === "image_url") {
     const url = typeof part.image_url === "string" ? part.image_url : part.image_url?.url;
-    if (typeof url === "string") return { type: "image", picture: await loadImage(url) };
+    if (typeof url === "string") return { type: "image", picture: await pictureAt(where, url) };
   }
   return refuse(`${where}: expected { type: "text", text }, { type: "image_url", image_url: { url } } or { type: "image", image }`);
 }
@@ -104,7 +114,9 @@ async function userMessage(ask: Exclude<Ask, readonly MessageInput[]>, mark: str
   const { text, sources } = split(ask);
   if (sources.length > LIMITS.images) refuse(`${sources.length} pictures, at most ${LIMITS.images} are read in one conversation`);
   checkLength([{ role: "user", content: [{ type: "text", text }] }]);
-  const pictures = await Promise.all(sources.map((source) => loadImage(source)));
+  const read = (source: PictureSource, i: number) =>
+    sources.length > 1 ? pictureAt(`picture ${i + 1} of ${sources.length}`, source) : loadImage(source);
+  const pictures = await Promise.all(sources.map(read));
   const pieces = pictures.length ? cutAtMarks(text, [mark, ...MARKS]) : [text];
   if (pieces.length === 1)
     return { role: "user", content: [...pictures.map((picture): ImagePart => ({ type: "image", picture })), { type: "text", text }] };

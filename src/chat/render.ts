@@ -9,15 +9,18 @@ import type { Message, Role } from "./messages";
 /** A conversation as a function of the caller's gets it. */
 export type RenderMessage = { role: Role; content: ({ type: "text"; text: string } | { type: "image" })[] };
 
-/** Writes a conversation as the model was taught to read it, with the model's image mark for each picture, up to where its answer begins. */
-export type Render = (messages: RenderMessage[]) => Promise<string> | string;
+/**
+ * Writes a conversation as the model was taught to read it, with the model's image mark for each picture, up to where its answer begins.
+ * variables: what else is said to a template, such as enable_thinking.
+ */
+export type Render = (messages: RenderMessage[], variables: { [name: string]: unknown }) => Promise<string> | string;
 
 /** A template by name (of the checkpoint, or of an original program), one that is at hand, or a function. */
 export type TemplateChoice = string | ChatTemplate | Render;
 
 /** A chat template at work. */
 export type Renderer = {
-  template: Pick<ChatTemplate, "name" | "source" | "render" | "close">;
+  template: Pick<ChatTemplate, "name" | "source" | "imageToken" | "render" | "close">;
   /** What ends an answer under this template besides the checkpoint's end tokens, such as `<|im_end|>`. */
   stopWords: readonly string[];
   /** Further variables of the template, such as enable_thinking. */
@@ -31,19 +34,19 @@ const BY_TYPE: { [modelType: string]: string } = {
   llava_llama: "vicuna_v1",
   llava_mistral: "mistral_instruct",
   minigpt4: "minigpt4-vicuna",
-  ovis: "ovis2",
+  ovis: "ovis2_5",
   ovis2: "ovis2",
   ovis2_5: "ovis2_5",
 };
 /** Families that were taught no conversations: what was said stands one after the other, each picture as its mark. */
-const PLAIN = ["blip-2", "instructblip"];
+const PLAIN = ["blip", "blip-2", "instructblip"];
 
 const fromFunction = (render: Render, name = "function"): ChatTemplate => ({
   ...{ name, source: "a function of the caller" },
   close: () => undefined,
-  async render(messages, { guard } = {}) {
+  async render(messages, { guard, variables = {} } = {}) {
     const { messages: marked, restore } = withTyped(plainMessages(messages), guard);
-    return { template: name, ...restore(await render(marked as RenderMessage[]), []) };
+    return { template: name, ...restore(await render(marked as RenderMessage[], variables), []) };
   },
 });
 
@@ -102,17 +105,22 @@ function part(text: string, typed: readonly (readonly [number, number])[], marks
   return safe + text.slice(done);
 }
 
-/** A conversation's text. Special tokens and image marks that stand in what somebody said are no tokens in it: an invisible U+2060 parts them. */
+/**
+ * A conversation's text, with the model's mark for each picture whatever the template writes. Special tokens and image marks that stand in what somebody
+ * said are no tokens in it: an invisible U+2060 parts them.
+ */
 export async function renderSafely(
   model: Pick<VisionLanguageModel, "tokenizer" | "imageMark">,
   { template, variables }: Renderer,
   messages: readonly Message[],
 ): Promise<string> {
-  const guard = guarded(model);
+  const { imageToken } = template;
+  const guard = [...new Set([...guarded(model), ...(imageToken ? [imageToken] : [])])];
   const plain = messages.map(({ role, content }) => ({
     role,
     content: content.map((one) => (one.type === "text" ? one : { type: "image" })),
   }));
   const { text, typed } = await template.render(plain, { addGenerationPrompt: true, guard, variables });
-  return typed.length ? part(text, typed, guard) : text;
+  const safe = typed.length ? part(text, typed, guard) : text;
+  return imageToken && !imageToken.includes(model.imageMark) ? safe.replaceAll(imageToken, model.imageMark) : safe;
 }

@@ -3,6 +3,7 @@ import type { GenerationOptions } from "../generate";
 import type { Piece, Response } from "./answer";
 import type { Memory } from "./memory";
 import type { Ask, Message } from "./messages";
+import type { ThinkingOptions } from "./thinking";
 
 /** A conversation with a model, by LMDeploy's names. `for await (const { text } of session)` reads an answer that is asked for with `stream: true`. */
 export type Session = {
@@ -21,10 +22,11 @@ export type Session = {
   close(): void;
 };
 
-export type GenConfig = GenerationOptions & {
-  /** How many answers; drawn with seeds one after another. Only where a pipeline is called, and not in a chat. */
-  n?: number;
-};
+export type GenConfig = GenerationOptions &
+  ThinkingOptions & {
+    /** How many answers; drawn with seeds one after another. Only where a pipeline is called, and not in a chat. */
+    n?: number;
+  };
 
 /** What the pipeline knows of a session. */
 export type Kept = {

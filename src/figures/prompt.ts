@@ -1,4 +1,5 @@
 /** A rendered conversation as the model reads it: special tokens marked, runs of image tokens folded; and the difference of two. */
+import type { ChatPrompt } from "../chat/answer";
 import type { Span } from "../text/added";
 import type { Rendered } from "../text/messages";
 import type { Tokenizer } from "../text/tokenizer";
@@ -21,18 +22,23 @@ export type PromptFigure = Drawn & { title: string; runs: PromptRun[] };
 const IMAGE_TOKENS = ["<image>", "<IMG_CONTEXT>", "<ImageHere>", "<image_soft_token>", "<|image_pad|>"];
 const TOKEN_LIKE = /<\|[^|<>\s]{1,40}\|>|<\/?(?:s|unk|pad|img|Img)>|\[\/?INST\]|<<\/?SYS>>/gu;
 
+/** What a pipeline's `prompt()` or a chat template gave (the latter tells typed words and answers apart), or a text. */
+export type Shown = ChatPrompt | Rendered | string;
+
 /**
- * The runs of a prompt, and how to display them. rendered: what a chat template gave (then typed words and answers are told apart), or a text,
- * such as one whose image tokens are already repeated for every tile.
+ * The runs of a prompt, and how to display them: of a pipeline's prompt every picture with the number of its tokens, of a text whose image tokens are
+ * already repeated for every tile each run of them once.
+ *
+ * @example showPrompt(await pipe.prompt(["What is this?", picture]))
  */
-export function showPrompt(rendered: Rendered | string, options: PromptOptions = {}): PromptFigure {
+export function showPrompt(rendered: Shown, options: PromptOptions = {}): PromptFigure {
   const { title = typeof rendered === "string" ? "Prompt" : `Prompt of the template ${rendered.template}` } = options;
   const runs = promptRuns(rendered, options);
   return { title, runs, ...drawRuns(title, runs, []) };
 }
 
 /** Prompt a beside prompt b: words and tokens of both, of a alone (`left`), of b alone (`right`). */
-export function diffPrompts(a: Rendered | string, b: Rendered | string, options: PromptOptions = {}): PromptFigure {
+export function diffPrompts(a: Shown, b: Shown, options: PromptOptions = {}): PromptFigure {
   const names = [a, b].map((one, i) => (typeof one === "string" ? `prompt ${i + 1}` : one.template));
   const { title = `${names[0]} against ${names[1]}` } = options;
   const [left, right] = [a, b].map((one) => promptRuns(one, options).flatMap(words));
@@ -42,12 +48,11 @@ export function diffPrompts(a: Rendered | string, b: Rendered | string, options:
 }
 
 /** A prompt cut at its tokens. Everything of it is in the runs, in order. */
-export function promptRuns(rendered: Rendered | string, { tokenizer, imageTokens = IMAGE_TOKENS }: PromptOptions = {}): PromptRun[] {
-  const {
-    text,
-    typed = [],
-    generated = [],
-  }: Partial<Rendered> & { text: string } = typeof rendered === "string" ? { text: rendered } : rendered;
+export function promptRuns(rendered: Shown, options: PromptOptions = {}): PromptRun[] {
+  const shown: Partial<Rendered & ChatPrompt> = typeof rendered === "string" ? { text: rendered } : rendered;
+  const { text = "", typed = [], generated = [], images, imageMark } = shown;
+  const { tokenizer, imageTokens = imageMark ? [imageMark] : IMAGE_TOKENS } = options;
+  const pictures = images?.map(({ start, end }) => end - start);
   const runs: PromptRun[] = [];
   const inside = (spans: readonly Span[], at: number, end: number) => spans.some(([from, to]) => at < to && end > from);
   const plain = (from: number, to: number) => {
@@ -65,7 +70,10 @@ export function promptRuns(rendered: Rendered | string, { tokenizer, imageTokens
   for (const { index, 0: token } of text.matchAll(tokenPattern(tokenizer, imageTokens))) {
     plain(last, index);
     last = index + token.length;
-    push(runs, inside(typed, index, last) ? "typed" : imageTokens.includes(token) ? "image" : "special", token);
+    const kind = inside(typed, index, last) ? "typed" : imageTokens.includes(token) ? "image" : "special";
+    const tokens = kind === "image" ? pictures?.shift() : undefined;
+    if (tokens === undefined) push(runs, kind, token);
+    else runs.push({ kind, text: token, count: tokens });
   }
   plain(last, text.length);
   return runs;

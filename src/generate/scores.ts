@@ -9,7 +9,10 @@ export type Scores = Float32Array;
 
 const OUT = Number.NEGATIVE_INFINITY;
 
-/** Tokens that are in `ids` become less likely (above 1) or more likely (below 1). marks: numbers of each token, all below `mark` */
+/**
+ * Tokens that are in `ids` become less likely (above 1) or more likely (below 1). Negative ids, which stand for pictures in the prompts of Ovis2.5 and of the
+ * original LLaVA, are no tokens. marks: numbers of each token, all below `mark`
+ */
 export function penaliseRepetition(
   scores: Scores,
   ids: ArrayLike<number>,
@@ -19,7 +22,7 @@ export function penaliseRepetition(
 ) {
   for (let i = 0; i < ids.length; i++) {
     const id = ids[i];
-    if (id >= scores.length || marks[id] === mark) continue; // the sequence may hold ids that the head does not score
+    if (id < 0 || id >= scores.length || marks[id] === mark) continue; // the sequence may hold ids that the head does not score
     marks[id] = mark;
     scores[id] = scores[id] < 0 ? scores[id] * penalty : scores[id] / penalty;
   }

@@ -13,6 +13,10 @@ export type TextStream = {
   end(): string;
 };
 
+/** A text's ids without those that no token has: an embedding table may have more rows than its tokenizer tokens. */
+export const withToken = ({ vocabSize }: Pick<Tokenizer, "vocabSize">, ids: readonly number[]): number[] =>
+  ids.filter((id) => id < vocabSize);
+
 /** Text of a tokenizer's tokens, whole characters only, until a stop word comes. A text that might become a stop word is held back. */
 export function textStream(tokenizer: Tokenizer, stopWords: readonly string[], skipSpecialTokens: boolean): TextStream {
   const characters = characterStream(tokenizer, skipSpecialTokens);
@@ -77,7 +81,7 @@ function characterStream(tokenizer: Tokenizer, skipSpecialTokens: boolean): { pu
   };
   return {
     push(id) {
-      if (isSkipped(id)) return "";
+      if (id >= tokenizer.vocabSize || isSkipped(id)) return "";
       waiting.push(id);
       const text = decode([...before, ...waiting]);
       if (text.length <= known.length || (text.endsWith(BROKEN) && waiting.length < PATIENCE)) return "";

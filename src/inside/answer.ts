@@ -35,7 +35,7 @@ export function answerLogits(
     const { encoder } = language;
     const hidden = encoder
       ? language.forward({
-          embeddings: words([encoder.startToken, ...answer.slice(0, -1)]),
+          embeddings: words([...(prompt.start ?? [encoder.startToken]), ...answer.slice(0, -1)]),
           encoded: { states: encoder.encode({ embeddings: x, tap: inner }) },
           tap: inner,
         })

@@ -91,7 +91,7 @@ type Layer = Bert["layers"][number];
 export const bertIgnored = /embeddings\.position_ids$/;
 
 /**
- * What the first layer reads. ids: int32 [B, N], types: int32 [B, N], default 0 -> [B, N, D]
+ * What the first layer reads. ids: int32 [B, N], or `words`, their rows of the table [B, N, D]; types: int32 [B, N], default 0 -> [B, N, D]
  * Tap: `embed`.
  *
  * @param first the place of the first of these tokens
@@ -100,14 +100,15 @@ export const bertIgnored = /embeddings\.position_ids$/;
 export function bertEmbed(
   p: Bert,
   c: BertConfig,
-  { ids, types, first = 0 }: { ids: tf.Tensor2D; types?: tf.Tensor2D; first?: number },
+  { types, first = 0, ...given }: ({ ids: tf.Tensor2D } | { words: tf.Tensor3D }) & { types?: tf.Tensor2D; first?: number },
   tap: Tap = noTap,
 ): tf.Tensor3D {
-  const N = ids.shape[1];
+  const N = "ids" in given ? given.ids.shape[1] : given.words.shape[1];
   if (first + N > c.max_position_embeddings)
     throw new RangeError(`BERT: ${first + N} tokens, but its positions reach ${c.max_position_embeddings} (max_position_embeddings)`);
   return tf.tidy(() => {
-    let x: tf.Tensor = embedding(p.word, ids).add(p.position.slice([first, 0], [N, c.hidden_size])); //  [B, N, D]
+    const words = "ids" in given ? embedding(p.word, given.ids) : given.words;
+    let x: tf.Tensor = words.add(p.position.slice([first, 0], [N, c.hidden_size])); //  [B, N, D]
     if (p.type) x = x.add(types ? embedding(p.type, types) : p.type.slice([0, 0], [1, c.hidden_size]));
     return tap("embed", layerNorm(p.norm, x, c.layer_norm_eps) as tf.Tensor3D);
   });

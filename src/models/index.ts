@@ -6,9 +6,12 @@ import { nearest } from "../files/nearest";
 import { type ImageProcessor, loadImageProcessor } from "../image/processor";
 import { DTYPES, type Dtype } from "../nn/spec";
 import { loadTokenizer, type Tokenizer } from "../text/tokenizer";
+import { loadBlipAnswer, loadBlipCaption, loadBlipRetrieval } from "./blip-load";
 import { loadBlip2Retrieval } from "./blip2-load";
 import type { ClipParams } from "./clip";
 import { type ClipWeights, clipWeights } from "./clip-load";
+import { loadDualEncoder } from "./dual-encoder";
+import { loadFlava } from "./flava";
 import { loadBlip2Generation } from "./blip2-generation-load";
 import { loadInternVL, loadInternVLChat } from "./internvl-load";
 import { loadLlava } from "./llava-load";
@@ -19,11 +22,16 @@ import { loadOvis25 } from "./ovis25-load";
 import type { SiglipParams } from "./siglip";
 import { type SiglipWeights, siglipWeights } from "./siglip-load";
 
+export type { BlipRetrieval, BlipTalker } from "./blip-load";
 export type { Blip2 } from "./blip2-load";
-export type { Loaded, Prompt, VisionLanguageModel } from "./loaded";
+export type { VisionTextDualEncoder } from "./dual-encoder";
+export type { Flava } from "./flava";
+export type { DualEncoder, Loaded, Prompt, VisionLanguageModel } from "./loaded";
 
 /** CLIP with the tokenizer and image processor of its checkpoint. */
 export type Clip = Omit<ClipWeights, "with"> & {
+  /** Numbers of an embedding. */
+  width: number;
   tokenizer: Tokenizer;
   imageProcessor: ImageProcessor;
   /** The same model around another parameter tree (with adapters attached or merged). Shares everything else. */
@@ -32,6 +40,10 @@ export type Clip = Omit<ClipWeights, "with"> & {
 
 /** SigLIP with the tokenizer and image processor of its checkpoint. */
 export type Siglip = Omit<SiglipWeights, "with"> & {
+  /** Its texts are padded to their full length, and it reads the padding. */
+  readsPadding: true;
+  /** Numbers of an embedding. */
+  width: number;
   tokenizer: Tokenizer;
   imageProcessor: ImageProcessor;
   /** The same model around another parameter tree (with adapters attached or merged). Shares everything else. */
@@ -47,11 +59,23 @@ export type LoadOptions = ResolveOptions & {
   dtype?: Dtype;
 };
 
+type Build = (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown>;
+
 /** model_type -> how to build it. A new family is one file in this folder and one row here. */
-const families: { [modelType: string]: (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown> } = {
+const families: { [modelType: string]: Build } = {
   clip: loadClip,
   siglip: loadSiglip,
-  "blip-2": loadBlip2,
+  "vision-text-dual-encoder": loadDualEncoder,
+  flava: loadFlava,
+  blip: byArchitecture({
+    BlipForImageTextRetrieval: loadBlipRetrieval,
+    BlipForConditionalGeneration: loadBlipCaption,
+    BlipForQuestionAnswering: loadBlipAnswer,
+  }),
+  "blip-2": byArchitecture({
+    Blip2ForImageTextRetrieval: loadBlip2Retrieval,
+    Blip2ForConditionalGeneration: loadBlip2Generation,
+  }),
   internvl: loadInternVL,
   internvl_chat: loadInternVLChat,
   llava: loadLlava,
@@ -100,19 +124,16 @@ function unknownFamily(folder: string, modelType: string): Error {
   );
 }
 
-/** What `architectures` of a BLIP-2's config.json may say. */
-const BLIP2: { [architecture: string]: (checkpoint: Checkpoint, dtype: Dtype) => Promise<unknown> } = {
-  Blip2ForImageTextRetrieval: loadBlip2Retrieval,
-  Blip2ForConditionalGeneration: loadBlip2Generation,
-};
-
-async function loadBlip2(checkpoint: Checkpoint, dtype: Dtype): Promise<unknown> {
-  const named = (checkpoint.config.architectures ?? []) as string[];
-  const known = named.find((name) => Object.hasOwn(BLIP2, name));
-  if (known) return BLIP2[known](checkpoint, dtype);
-  throw new Error(
-    `${checkpoint.folder}/config.json: architectures is ${JSON.stringify(named)}, of which none is known; known for blip-2: ${Object.keys(BLIP2).join(", ")}`,
-  );
+/** One of a family's classes, as `architectures` of config.json says. */
+function byArchitecture(classes: { [architecture: string]: Build }): Build {
+  return (checkpoint, dtype) => {
+    const named = (checkpoint.config.architectures ?? []) as string[];
+    const known = named.find((name) => Object.hasOwn(classes, name));
+    if (known) return classes[known](checkpoint, dtype);
+    throw new Error(
+      `${checkpoint.folder}/config.json: architectures is ${JSON.stringify(named)}, of which none is known; known for ${checkpoint.config.model_type}: ${Object.keys(classes).join(", ")}`,
+    );
+  };
 }
 
 async function loadClip(checkpoint: Checkpoint, dtype: Dtype): Promise<Clip> {
@@ -120,6 +141,7 @@ async function loadClip(checkpoint: Checkpoint, dtype: Dtype): Promise<Clip> {
   const [tokenizer, imageProcessor] = [await loadTokenizer(folder), loadImageProcessor(folder)];
   const around = (weights: ClipWeights): Clip => ({
     ...weights,
+    width: weights.config.projection_dim,
     tokenizer,
     imageProcessor,
     with: (params) => around(weights.with(params)),
@@ -132,6 +154,8 @@ async function loadSiglip(checkpoint: Checkpoint, dtype: Dtype): Promise<Siglip>
   const [tokenizer, imageProcessor] = [await loadTokenizer(folder), loadImageProcessor(folder)];
   const around = (weights: SiglipWeights): Siglip => ({
     ...weights,
+    readsPadding: true,
+    width: weights.config.text_config.projection_size,
     tokenizer,
     imageProcessor,
     with: (params) => around(weights.with(params)),

@@ -62,12 +62,12 @@ export function languagePart(
     };
   }
   const c = languageConfig(raw, where);
-  const rotary = llamaRotary(c);
+  let rotary: ReturnType<typeof llamaRotary> | undefined; // made with the first model: nothing is left behind where weights do not fit
   return {
     hiddenSize: c.hidden_size,
     spec: llamaSpec(c, prefix),
     ignored: IGNORED,
-    model: (p) => llamaLanguage(p as Llama, c, rotary, endTokensOf(folder, raw)),
-    dispose: () => rotary.inverseFrequencies.dispose(),
+    model: (p) => llamaLanguage(p as Llama, c, (rotary ??= llamaRotary(c)), endTokensOf(folder, raw)),
+    dispose: () => rotary?.inverseFrequencies.dispose(),
   };
 }

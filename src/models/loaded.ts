@@ -2,6 +2,7 @@
 import type { tf } from "../engine/tf";
 import type { Tiled, TileOverrides } from "../image/tiles";
 import type { Picture } from "../image/picture";
+import type { ImageProcessor } from "../image/processor";
 import type { Cache } from "../nn/cache";
 import type { Dtype } from "../nn/spec";
 import type { Tap } from "../nn/tap";
@@ -21,6 +22,29 @@ export type Loaded<P> = {
   moduleName?(name: string): string;
   /** Frees the weights. The model must not be used afterwards. */
   dispose(): void;
+};
+
+/** Two towers that put pictures and texts into one space, whatever the family: CLIP, SigLIP, VisionTextDualEncoder, FLAVA. */
+export type DualEncoder<P = unknown> = Loaded<P> & {
+  config: { text_config: { max_position_embeddings: number } };
+  tokenizer: Tokenizer;
+  imageProcessor: ImageProcessor;
+  /** Rows and columns of patches in a picture of the checkpoint's own size. */
+  grid: [number, number];
+  /** d, the numbers of an embedding. */
+  width: number;
+  /** Texts are padded to what the model reads, and the padding is read too (SigLIP). */
+  readsPadding?: boolean;
+  /** Pictures [B, H, W, 3], normalised as the checkpoint's image processor does -> [B, d], not normalised. */
+  encodeImage(pixels: tf.Tensor4D, tap?: Tap): tf.Tensor2D;
+  /** Token ids int32 [B, N] and mask int32 [B, N] -> [B, d], not normalised. */
+  encodeText(ids: tf.Tensor2D, mask?: tf.Tensor2D, tap?: Tap): tf.Tensor2D;
+  /** Scores of every picture with every text. [B, d], [T, d] -> [B, T] */
+  logits(images: tf.Tensor2D, texts: tf.Tensor2D): tf.Tensor2D;
+  /** The family's loss of matching rows. [B, d], [B, d] -> scalar */
+  loss(images: tf.Tensor2D, texts: tf.Tensor2D): tf.Scalar;
+  /** The same model around another parameter tree (with adapters attached or merged). Shares everything else. */
+  with(params: P): DualEncoder<P>;
 };
 
 export type DecoderInputs = {
@@ -55,8 +79,8 @@ export type LanguageModel = {
   forward(inputs: DecoderInputs): tf.Tensor3D;
   /** Scores of every token of the vocabulary: [B, N, D] -> [B, N, V] */
   logits(hidden: tf.Tensor3D): tf.Tensor3D;
-  /** The head's matrix, for a loss without logits: [V, D] */
-  headWeight: tf.Tensor2D;
+  /** The head's matrix, for a loss without logits: [V, D]. Undefined where the head has a bias besides (BLIP). */
+  headWeight?: tf.Tensor2D;
   /** Room for so many tokens. */
   makeCache(room: number): Cache;
   /** Encoder-decoder models: what the encoder makes of a prompt's embeddings, and the id that a decoder begins with. */
@@ -79,7 +103,13 @@ export type ImageSpan = {
 };
 
 /** What a model is asked: token ids with an image token for every feature of a picture. */
-export type Prompt = { text: string; ids: number[]; images: ImageSpan[] };
+export type Prompt = {
+  text: string;
+  ids: number[];
+  images: ImageSpan[];
+  /** What a decoder behind an encoder begins with, and goes on from (BLIP's captions); default: its start token. */
+  start?: number[];
+};
 
 /** A model that answers about pictures. */
 export type VisionLanguageModel<P = unknown> = Loaded<P> & {

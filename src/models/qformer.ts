@@ -218,7 +218,7 @@ export const queryRows = (x: tf.Tensor3D, queries: number): tf.Tensor3D =>
   x.shape[1] === queries ? x : x.slice([0, 0, 0], [-1, queries, -1]);
 
 /** The head that says the next word (BERT's), its matrix that of the word embeddings. prefix: "cls.predictions.". */
-export const languageHeadSpec = (c: QFormerConfig, prefix = "cls.predictions.") => ({
+export const languageHeadSpec = (c: Pick<QFormerConfig, "hidden_size" | "vocab_size">, prefix = "cls.predictions.") => ({
   dense: linearSpec(`${prefix}transform.dense`, c.hidden_size, c.hidden_size),
   norm: normSpec(`${prefix}transform.LayerNorm`, c.hidden_size),
   bias: w(`${prefix}bias`, [c.vocab_size]),
@@ -226,7 +226,12 @@ export const languageHeadSpec = (c: QFormerConfig, prefix = "cls.predictions.") 
 export type LanguageHead = Params<ReturnType<typeof languageHeadSpec>>;
 
 /** Scores of every token. words: [V, D], x: [B, T, D] -> [B, T, V] */
-export const languageLogits = (p: LanguageHead, words: tf.Tensor2D, c: QFormerConfig, x: tf.Tensor3D): tf.Tensor3D =>
+export const languageLogits = (
+  p: LanguageHead,
+  words: tf.Tensor2D,
+  c: Pick<QFormerConfig, "hidden_act" | "layer_norm_eps">,
+  x: tf.Tensor3D,
+): tf.Tensor3D =>
   tf.tidy(() => {
     const hidden = layerNorm(p.norm, linear(p.dense, x, { activation: activationName(c.hidden_act) }) as tf.Tensor3D, c.layer_norm_eps);
     return linearProduct(hidden, words, p.bias) as tf.Tensor3D;

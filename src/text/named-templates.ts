@@ -20,7 +20,7 @@ export type NamedTemplate = {
   /** What stands for a picture, and what follows it. */
   imageToken: string;
   afterImage: string;
-  /** After the assistant's role where it is not to think (`enable_thinking: false`). */
+  /** After the assistant's role where it is not told to think (`enable_thinking: true`), as in the original's default. */
   noThinking?: string;
 };
 

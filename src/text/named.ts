@@ -20,7 +20,7 @@ export function namedTemplate(name: string): ChatTemplate {
       if (unknown.length > 0) throw new Error(`the chat template ${name} has no place for ${unknown.join(" and ")}`);
       const { messages: plain, restore } = withTyped(plainMessages(messages), options.guard);
       const { system, turns } = conversation(template, plain, name);
-      const isQuiet = options.variables?.enable_thinking === false;
+      const isQuiet = options.variables?.enable_thinking !== true;
       const { text, spans } = write(template, system, turns, options.addGenerationPrompt ?? false, isQuiet);
       return { template: name, ...restore(text, spans) };
     },

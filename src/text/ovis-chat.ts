@@ -1,22 +1,13 @@
 /**
- * How Ovis2.5's own code writes a conversation ("Qwen3ConversationFormatter"), and how it lets the model think: an answer may begin with thoughts that end
- * with `</think>`, and a budget cuts them off with a sentence of its own.
+ * How Ovis2.5's own code lets the model think: an answer may begin with thoughts that end with `</think>`, a budget cuts them off with a sentence of its own,
+ * and what is shown of an answer, and said of it in the next turn, is what follows. Its prompts are the named template `ovis2_5`.
  */
 
-export type OvisTurn = { role: "system" | "user" | "assistant"; text: string };
-
-const END = "<|im_end|>";
-const NO_THOUGHTS = "<think>\n\n</think>\n\n";
+export const THINK_BEGIN = "<think>";
 export const THINK_END = "</think>";
 /** What the original puts in the model's mouth when the budget is spent. */
 export const OVIS_EARLY_STOP =
   "\n\nConsidering the limited time by the user, I have to give the solution based on the thinking directly now.\n</think>\n\n";
-
-/** The prompt that an answer follows. thinking: whether the answer may begin with thoughts; without, they are written down as empty. */
-export function ovisPrompt(turns: readonly OvisTurn[], { thinking = false } = {}): string {
-  const said = turns.map(({ role, text }) => `<|im_start|>${role}\n${text}${END}\n`).join("");
-  return `${said}<|im_start|>assistant\n${thinking ? "" : NO_THOUGHTS}`;
-}
 
 export type ThinkingBudget = {
   /** Tokens for thoughts. */

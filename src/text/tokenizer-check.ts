@@ -81,17 +81,19 @@ export function checkTokenizerJson(path: string, json: Record<string, unknown>):
   });
   refuse(path, misfits);
   const extra = entries as AddedEntry[];
-  if (type === "Unigram") misfits.push(...unigramMisfits(vocab, extra));
+  if (type === "Unigram") misfits.push(...unigramMisfits(model as Record<string, unknown>, extra));
   else if (!isObject(vocab)) misfits.push(`model.vocab: ${show(vocab)}, expected an object`);
   else misfits.push(...vocabMisfits("model.vocab", Object.entries(vocab), extra), ...bpeMisfits(model as Record<string, unknown>, vocab));
   refuse(path, [...misfits, ...unknownSpecials(json, extra)]);
   return json as TokenizerJson;
 }
 
-function unigramMisfits(vocab: unknown, added: AddedEntry[]): string[] {
+function unigramMisfits({ vocab, unk_id: unknown }: Record<string, unknown>, added: AddedEntry[]): string[] {
   if (!Array.isArray(vocab)) return [`model.vocab: ${show(vocab)}, expected a list of [piece, score]`];
   const wrong = vocab.findIndex((entry) => !Array.isArray(entry) || typeof entry[0] !== "string" || typeof entry[1] !== "number");
   if (wrong !== -1) return [`model.vocab[${wrong}]: ${show(vocab[wrong])}, expected [piece, score]`];
+  if (unknown !== undefined && unknown !== null && !(isId(unknown) && unknown < vocab.length))
+    return [`model.unk_id: ${show(unknown)}, expected null or the place of a piece, 0 to ${vocab.length - 1}`];
   return vocabMisfits(
     "model.vocab",
     vocab.map(([piece], id): [string, number] => [piece, id]),

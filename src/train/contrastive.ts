@@ -4,7 +4,7 @@ import { type Random, mixSeeds, random } from "../data/random";
 import { pixelBatch, tokenBatch } from "../embed";
 import type { tf } from "../engine/tf";
 import type { Picture } from "../image/picture";
-import type { Clip } from "../models/index";
+import type { DualEncoder } from "../models/loaded";
 
 /** Anything with a picture and a caption. */
 export type Pair = { caption: string; image(): Promise<Picture> };
@@ -24,7 +24,11 @@ export type PairOptions<P> = {
 };
 
 /** Batches of tensors, in an order that depends on the seed alone. `train()` disposes them. */
-export async function* pairBatches<P extends Pair>(model: Clip, pairs: readonly P[], options: PairOptions<P>): AsyncGenerator<PairBatch> {
+export async function* pairBatches<P extends Pair>(
+  model: DualEncoder,
+  pairs: readonly P[],
+  options: PairOptions<P>,
+): AsyncGenerator<PairBatch> {
   const { batchSize, seed = 0, epochs = Infinity, caption = (pair) => pair.caption, augment = (picture) => picture } = options;
   const next = random(mixSeeds(seed, 1));
   for (const batch of shuffledBatches(pairs, batchSize, { seed, epochs, dropLast: true })) {
@@ -37,6 +41,6 @@ export async function* pairBatches<P extends Pair>(model: Clip, pairs: readonly 
 
 /** CLIP's loss of a batch of matching pairs. */
 export const pairLoss =
-  (model: Clip) =>
+  (model: DualEncoder) =>
   ({ pixels, ids, mask }: PairBatch): tf.Scalar =>
     model.loss(model.encodeImage(pixels), model.encodeText(ids, mask));

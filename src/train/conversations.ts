@@ -144,4 +144,4 @@ export function answerStates({ language, embed }: Pick<Pupil, "language" | "embe
 export const answerLoss =
   (pupil: Pick<Pupil, "language" | "embed">) =>
   (batch: ConversationBatch): tf.Scalar =>
-    headCrossEntropy(answerStates(pupil, batch), pupil.language.headWeight, batch.labels);
+    headCrossEntropy(answerStates(pupil, batch), pupil.language.headWeight!, batch.labels);

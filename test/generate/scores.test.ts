@@ -6,7 +6,7 @@ import { random } from "vitrine/data/random";
 import { readJson } from "vitrine/files/json";
 import { chooseBest, draw, highest, logSumExp } from "vitrine/generate/choose";
 import { checkOptions, type GenerationOptions } from "vitrine/generate/options";
-import { keepTopP, kthLargest, makeRules } from "vitrine/generate/scores";
+import { keepTopP, kthLargest, makeRules, penaliseRepetition } from "vitrine/generate/scores";
 import { messageOf } from "../support/close";
 
 type Row = (number | null)[];
@@ -57,6 +57,16 @@ for (const [name, want] of Object.entries(processors.cases))
     }
     if (/^(bad|top|minP|minNewTokens 4|all)/.test(name)) assert.ok(out > 0, "nothing was left out");
   });
+
+test("penaliseRepetition() leaves out negative ids, which stand for pictures, and ids beyond the scores", () => {
+  const [scores, marks] = [
+    [2, -2, 3, -1],
+    [0, 0, 0, 0],
+  ]; // lists, which would keep a number at a place of any name
+  penaliseRepetition(scores as unknown as Float32Array, [-200, 1, -300, 2, 2, -1, 9], 2, marks as unknown as Uint32Array, 1);
+  assert.deepEqual(Object.entries(scores), Object.entries([2, -4, 1.5, -1]));
+  assert.deepEqual(Object.entries(marks), Object.entries([0, 1, 1, 0]));
+});
 
 test("kthLargest() and highest() agree with sorting", () => {
   const next = random(3);

@@ -31,8 +31,9 @@ export type Oracle = {
 
 export function openOracle(root: string, family: string): Oracle {
   const folder = join(root, family);
-  const file = openSafetensors(join(folder, "arrays.safetensors"));
+  let file: ReturnType<typeof openSafetensors> | undefined;
   const array = (name: string) => {
+    file ??= openSafetensors(join(folder, "arrays.safetensors")); // a family of prompts alone has none
     const source = file.tensors.get(name);
     if (!source) throw new Error(`${folder}/arrays.safetensors holds no "${name}"`);
     return { values: toFloat32(source), shape: source.shape };

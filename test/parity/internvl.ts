@@ -50,7 +50,6 @@ export async function checkInternVLChat(oracle: Oracle): Promise<Checks["rows"]>
     ...(oracle.family === "internvl_chat_internlm2" ? { textOf: pieces } : {}),
   });
   await checkLongText(oracle, checks, model);
-  checkChat(oracle, checks, model);
   model.dispose();
   return checks.rows;
 }
@@ -78,17 +77,4 @@ async function checkLongText(oracle: Oracle, checks: Checks, model: VisionLangua
     await checks.tensor(`${wanted.name}: logits`, logits, want, FLOAT);
     logits.dispose();
   }
-}
-
-/** Conversations as the original code renders them: their ids with as many tokens for each picture as it has tiles. */
-function checkChat(oracle: Oracle, checks: Checks, model: VisionLanguageModel): void {
-  const wrong = (oracle.cases.chat as Cases[]).filter((chat) => {
-    const ids = model.tokenizer.encode(chat.expanded);
-    return String(ids) !== String(chat.ids);
-  });
-  checks.exact(
-    "chat: ids",
-    oracle.cases.chat.length,
-    wrong.map((chat) => chat.name),
-  );
 }

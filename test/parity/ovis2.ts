@@ -7,7 +7,6 @@ import { readJson } from "vitrine/files/json";
 import { load, type VisionLanguageModel } from "vitrine/models";
 import type { Ovis2Params } from "vitrine/models/ovis2";
 import { indicatorEmbeddings } from "vitrine/models/visual-tokenizer";
-import { checkChat } from "./chat";
 import { type Cases, Checks, FLOAT, type Oracle } from "./check";
 import { checkImages } from "./images";
 import { checkTokenization } from "./tokenization";
@@ -16,7 +15,6 @@ import { checkVisionLanguage } from "./vision-language";
 export async function checkOvis2(oracle: Oracle): Promise<Checks["rows"]> {
   const checks = new Checks(oracle.family);
   await checkTokenization(oracle, checks);
-  await checkChat(oracle, checks);
   await checkImages(oracle, checks);
   const folder = withTiles(oracle);
   try {

@@ -4,13 +4,11 @@ import { tf } from "vitrine/engine";
 import { load, type Prompt, type VisionLanguageModel } from "vitrine/models";
 import type { Ovis25Params } from "vitrine/models/ovis25";
 import { indicatorEmbeddings } from "vitrine/models/visual-tokenizer";
-import { forcedTokens, OVIS_EARLY_STOP, type OvisTurn, ovisPrompt, THINK_END } from "vitrine/text/ovis-chat";
+import { forcedTokens, OVIS_EARLY_STOP, THINK_END } from "vitrine/text/ovis-chat";
 import { type Cases, Checks, FLOAT, type Oracle } from "./check";
 import { checkImages } from "./images";
 import { checkTokenization } from "./tokenization";
 import { checkVisionLanguage, readPictures } from "./vision-language";
-
-const ROLES: { [from: string]: OvisTurn["role"] } = { system: "system", human: "user", gpt: "assistant" };
 
 export async function checkOvis25(oracle: Oracle): Promise<Checks["rows"]> {
   const checks = new Checks(oracle.family);
@@ -26,25 +24,9 @@ export async function checkOvis25(oracle: Oracle): Promise<Checks["rows"]> {
     indicators.dispose();
   };
   await checkVisionLanguage(oracle, checks, model, { extra });
-  checkChat(oracle, checks, model);
   for (const wanted of oracle.cases.thinking) await checkThinking(oracle, checks, model, wanted);
   model.dispose();
   return checks.rows;
-}
-
-function checkChat(oracle: Oracle, checks: Checks, model: VisionLanguageModel): void {
-  for (const { name, turns, thinking, rendered_with_generation_prompt: want, ids } of oracle.cases.chat) {
-    const text = ovisPrompt(
-      (turns as [string, string][]).map(([from, text]) => ({ role: ROLES[from], text })),
-      { thinking },
-    );
-    checks.exact(`chat: ${name}`, 1, text === want ? [] : [`${JSON.stringify(text)}, expected ${JSON.stringify(want)}`]);
-    // The oracle's pictures have two tokens here; ours have none, only their places are compared.
-    const own = text
-      .split("<image>")
-      .flatMap((part, i) => [...(i ? [-301, -300, -300, -302] : []), ...model.tokenizer.encode(part, { addSpecialTokens: false })]);
-    checks.exact(`chat: ${name}: ids`, 1, String(own) === String(ids) ? [] : [`${own}, expected ${ids}`]);
-  }
 }
 
 /** Greedy, with the thoughts cut off when their budget is spent. */

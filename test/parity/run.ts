@@ -4,22 +4,30 @@
  */
 import { existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
-import { type Check, openOracle } from "./check";
+import { type Check, Checks, openOracle } from "./check";
 import { table } from "../support/table";
 import { checkBlip2Generation } from "./blip2-generation";
 import { checkBlip2Retrieval } from "./blip2";
+import { checkBlipAnswer, checkBlipCaption, checkBlipRetrieval } from "./blip";
 import { checkClip } from "./clip";
+import { checkDualEncoder, checkFlava } from "./dual-encoder";
 import { checkInternVL, checkInternVLChat } from "./internvl";
 import { checkLlava } from "./llava";
 import { checkMiniGpt4 } from "./minigpt4";
 import { checkOvis2 } from "./ovis2";
 import { checkOvis25 } from "./ovis25";
 import { checkSiglip } from "./siglip";
+import { checkTemplates } from "./templates";
 
-/** A new family's checks are one file beside this and one row here. */
+/** A new family's checks are one file beside this and one row here; its chat templates are checked with no more than that. */
 const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => Promise<Check[]> } = {
   clip: checkClip,
   siglip: checkSiglip,
+  vision_text_dual_encoder: checkDualEncoder,
+  flava: checkFlava,
+  blip_itm: checkBlipRetrieval,
+  blip_caption: checkBlipCaption,
+  blip_vqa: checkBlipAnswer,
   blip2_itm: checkBlip2Retrieval,
   internvl_hf: checkInternVL,
   internvl_chat_qwen2: checkInternVLChat,
@@ -36,6 +44,7 @@ const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => P
   instructblip: checkBlip2Generation,
   instructblip_t5: checkBlip2Generation,
   minigpt4: checkMiniGpt4,
+  templates: async () => [], // prompts alone
 };
 
 /** Runs all checks in a folder. `unknown` names the families there that nothing here checks. */
@@ -44,7 +53,12 @@ export async function runOracle(root: string): Promise<{ checks: Check[]; unknow
   if (found.length === 0)
     throw new Error(`${root} holds no family (a folder with cases.json); expected the layout that the oracle's generator writes`);
   const checks: Check[] = [];
-  for (const family of found.filter((f) => Object.hasOwn(families, f))) checks.push(...(await families[family](openOracle(root, family))));
+  for (const family of found.filter((f) => Object.hasOwn(families, f))) {
+    const oracle = openOracle(root, family);
+    const templates = new Checks(family);
+    await checkTemplates(oracle, templates);
+    checks.push(...(await families[family](oracle)), ...templates.rows);
+  }
   return { checks, unknown: found.filter((f) => !Object.hasOwn(families, f)) };
 }
 

@@ -50,6 +50,46 @@ def embeddings(job):
     return {"images": out.image_embeds.flatten().tolist(), "texts": out.text_embeds.flatten().tolist(), "ids": tokens["input_ids"].tolist()}
 
 
+def dual_encoder(job):
+    """Writes a VisionTextDualEncoder of a small CLIP tower and BERT with random weights into a folder that has its tokenizer; embeddings of some inputs."""
+    from transformers import BertConfig, CLIPVisionConfig, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
+
+    vision = CLIPVisionConfig(hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3, image_size=32, patch_size=16)
+    text = BertConfig(vocab_size=job["vocab"], hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64)
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, text, projection_dim=12)
+    model = VisionTextDualEncoderModel(config).eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim:
+                p.copy_(torch.randn_like(p) * 0.2)
+    model.save_pretrained(job["folder"])
+    pixels = torch.randn(2, 3, 32, 32)
+    ids, mask = torch.tensor(job["ids"]), torch.tensor(job["mask"])
+    with torch.no_grad():
+        out = model(input_ids=ids, attention_mask=mask, pixel_values=pixels)
+    return {
+        "pixels": pixels.permute(0, 2, 3, 1).flatten().tolist(),
+        "images": out.image_embeds.flatten().tolist(),
+        "texts": out.text_embeds.flatten().tolist(),
+        "logits": out.logits_per_image.flatten().tolist(),
+    }
+
+
+def flava_heads(job):
+    """What FLAVA's language heads say of texts alone and of texts whose picture is seen."""
+    from safetensors.torch import load_file
+    from transformers import FlavaForPreTraining
+
+    model = FlavaForPreTraining.from_pretrained(job["model"], attn_implementation="eager").eval()
+    arrays = load_file(job["arrays"])
+    inputs = {k: arrays[f"forward.{k}"] for k in ("input_ids", "attention_mask", "pixel_values")}
+    with torch.no_grad():
+        out = model.flava(**{k: v.float() if k == "pixel_values" else v.long() for k, v in inputs.items()})
+        alone = model.mlm_head(out.text_embeddings)
+        seeing = model.mmm_text_head(out.multimodal_embeddings[:, -inputs["input_ids"].shape[1] :])
+    return {"alone": alone.flatten().tolist(), "seeing": seeing.flatten().tolist()}
+
+
 def retrieval(job):
     """Matching logits and contrastive similarities that transformers' own processor and BLIP-2 give to pairs of a picture and a text."""
     from PIL import Image
@@ -150,5 +190,5 @@ def answer(job):
     return {"text": text, "ids": inputs["input_ids"][0].tolist(), "logits": scores.tolist()}
 
 
-JOBS = {"answer": answer, "logits": logits, "embeddings": embeddings, "retrieval": retrieval, "schedule": schedule, "adamw": adamw, "lora": lora, "parameters": parameters}
+JOBS = {"dual_encoder": dual_encoder, "flava_heads": flava_heads, "answer": answer, "logits": logits, "embeddings": embeddings, "retrieval": retrieval, "schedule": schedule, "adamw": adamw, "lora": lora, "parameters": parameters}
 print(json.dumps([JOBS[job.pop("kind")](job) for job in json.load(sys.stdin)]))

@@ -3,19 +3,18 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { after, test } from "node:test";
-import { readJson } from "vitrine/files/json";
 import { type ChatTemplate, chatTemplates, jinjaTemplate, loadChatTemplate } from "vitrine/text/chat-template";
 import { compileTemplate } from "vitrine/text/jinja";
 import { places } from "vitrine/text/messages";
 import { namedTemplate } from "vitrine/text/named";
 import { NAMED_TEMPLATES } from "vitrine/text/named-templates";
 import { loadTokenizer } from "vitrine/text/tokenizer";
-import { checkChat } from "../parity/chat";
-import { Checks, type Oracle } from "../parity/check";
+import { Checks, openOracle } from "../parity/check";
+import { checkTemplates } from "../parity/templates";
 import { folder } from "./folder";
 
-const ROOT = join(__dirname, "..", "oracle", "tokenizers");
-const MODEL = join(ROOT, "internvl_hf", "model");
+const ORACLE = join(__dirname, "..", "oracle");
+const MODEL = join(ORACLE, "tokenizers", "internvl_hf", "model");
 
 const opened: ChatTemplate[] = [];
 after(() => opened.forEach((template) => template.close()));
@@ -29,14 +28,27 @@ const hello = [{ role: "user", content: "hello" }];
 for (const family of ["internvl_hf", "internvl_chat_internlm2"])
   test(`the conversations of ${family} are rendered as the reference renders them, with its ids`, async () => {
     const checks = new Checks(family);
-    const cases = readJson(join(ROOT, family, "cases.json"));
-    await checkChat({ root: ROOT, folder: join(ROOT, family), family, cases } as unknown as Oracle, checks);
+    await checkTemplates(openOracle(ORACLE, family), checks);
     assert.ok(checks.rows.length >= 2);
     assert.deepEqual(
       checks.rows.filter((row) => !row.ok),
       [],
     );
   });
+
+test("a conversation that is rendered otherwise, or has other ids, fails by its name", async () => {
+  for (const family of ["internvl_hf", "internvl_chat_qwen2", "ovis2_5", "templates"]) {
+    const oracle = openOracle(ORACLE, family);
+    const [first, second] = oracle.cases.chat;
+    first.rendered_with_generation_prompt += " ";
+    for (const key of ["ids", "ids_plain", "pieces"]) if (second[key]) second[key] = [...second[key], 1];
+    const checks = new Checks(family);
+    await checkTemplates(oracle, checks);
+    const of = (check: string) => checks.rows.find((row) => row.check === `templates: ${check}`);
+    assert.deepEqual([of("rendered to be answered")?.ok, of("rendered to be answered")?.note], [false, `0 ${first.name}`]);
+    assert.deepEqual([of("ids")?.ok, of("ids")?.note], [false, `1 ${second.name}`]);
+  }
+});
 
 const { messages, probes } = JSON.parse(readFileSync(join(__dirname, "jinja-probes.json"), "utf8"));
 for (const { template, text, spans } of probes as { template: string; text: string; spans: number[][] }[])

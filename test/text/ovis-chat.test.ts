@@ -1,16 +1,10 @@
-/** Ovis2.5's conversations and thoughts; whole answers within a budget are in the oracle (test/parity/ovis25.ts). */
+/** Ovis2.5's thoughts; whole answers within a budget are in the oracle (test/parity/ovis25.ts). */
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { forcedTokens, ovisPrompt, splitThoughts } from "vitrine/text/ovis-chat";
+import { forcedTokens, splitThoughts } from "vitrine/text/ovis-chat";
 import { messageOf } from "../support/close";
 
 const rule = { budget: 3, thinkEnd: 7, endTokens: [9], earlyStop: [1, 7] };
-
-test("ovisPrompt() writes empty thoughts where the model is not to think", () => {
-  const turns = [{ role: "user" as const, text: "hi" }];
-  assert.equal(ovisPrompt(turns), "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n");
-  assert.equal(ovisPrompt(turns, { thinking: true }), "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n");
-});
 
 test("forcedTokens() cuts thoughts off when their budget is spent, once, and neither before nor after they ended", () => {
   assert.deepEqual(forcedTokens([5, 5], rule), []);

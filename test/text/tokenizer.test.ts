@@ -124,9 +124,9 @@ test("encode() takes what texts can hold: lone surrogates, NUL, long runs, a meg
     nul: "\0".repeat(1e5),
     surrogates: "\ud800".repeat(1e5),
   })) {
-    const start = performance.now();
+    const start = process.cpuUsage(); // of this process alone: the machine may have other work
     const ids = tokenizer.encode(text);
-    const ms = performance.now() - start;
+    const ms = process.cpuUsage(start).user / 1000;
     assert.equal(ids[0], 712);
     assert.equal(ids.at(-1), 713);
     assert.ok(ms < 1000, `${what}: ${ms} ms`);

@@ -61,7 +61,7 @@ test("candidate(): a seed gives the decoder the same weights around every connec
     );
     const recorded = measured.runs.find(({ connector }) => connector === name)!;
     assert.deepEqual([recorded.tokens, recorded.connectorWeights, recorded.decoderWeights], [tokens, connectorWeights, decoderWeights]);
-    heads.push(Array.from(one.pupil.language.headWeight.dataSync()));
+    heads.push(Array.from(one.pupil.language.headWeight!.dataSync()));
     const batch = one.pupil.teacher.batch(
       data.training.scenes.slice(0, 2).map(({ picture }) => [{ question: "How many are there?", answer: "one", picture }]),
     );

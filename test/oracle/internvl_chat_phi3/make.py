@@ -112,7 +112,7 @@ def main():
     for name, turns, counts in (("single", [("user", "<image>\nWhat is it?"), ("assistant", None)], [2]),
                                 ("multi_turn", [("user", "<image>\nhow many?"), ("assistant", "Three."), ("user", "sure?"), ("assistant", None)], [1])):
         full = chat.expand(conversation(turns), counts, tokens)
-        rec.case("chat", {"name": name, "template": "phi3-chat", "turns": turns, "tiles_per_image": counts,
+        rec.case("chat", {"name": name, "template": "phi3-chat", "turns": turns, "system": "You help.", "tiles_per_image": counts,
                           "rendered_with_generation_prompt": conversation(turns), "expanded": full, "ids": tokenizer(full)["input_ids"]})
 
     limit = 2

@@ -1,0 +1,216 @@
+/**
+ * FLAVA (Singh et al. 2022): a picture encoder, a text encoder, and a third one that reads what both say, all of ViT's blocks. Pictures and texts alone meet
+ * in a contrastive space; together they are matched, and what is masked in them is guessed. Numbers as transformers/models/flava/modeling_flava.py; names of
+ * weights and config keys as in its checkpoints.
+ */
+import { tf } from "../engine/tf";
+import type { Checkpoint } from "../files/checkpoint";
+import { loadImageProcessor } from "../image/processor";
+import { activationName, activations, embedding, layerNorm, linear, linearSpec, normSpec } from "../nn/layers";
+import { type Dtype, disposeParams, loadWeights, matrix, type Params, w } from "../nn/spec";
+import { at, noTap, type Tap } from "../nn/tap";
+import { loadTokenizer } from "../text/tokenizer";
+import { clipLogits, contrastiveLoss } from "./clip";
+import { checkKnown, readConfig } from "./config";
+import { type EncoderConfig, encoder } from "./encoder";
+import type { DualEncoder } from "./loaded";
+import { checkVit, firstToken, poolFirst, VIT_BLOCKS, VIT_DEFAULTS, VIT_UNUSED, vit, vitBlocks, vitSpec } from "./vit";
+
+const TEXT_DEFAULTS = { ...VIT_BLOCKS, vocab_size: 30522, type_vocab_size: 2, max_position_embeddings: 512 };
+const IMAGE_DEFAULTS = { ...VIT_DEFAULTS, mask_token: true, vocab_size: 8192 };
+const MULTIMODAL_DEFAULTS = { ...VIT_BLOCKS, num_hidden_layers: 6, use_cls_token: true };
+const FLAVA_DEFAULTS = { hidden_size: 768, layer_norm_eps: 1e-12, projection_dim: 768, logit_scale_init_value: 2.6592 };
+
+export type FlavaTextConfig = typeof TEXT_DEFAULTS;
+export type FlavaImageConfig = typeof IMAGE_DEFAULTS;
+export type FlavaConfig = typeof FLAVA_DEFAULTS & {
+  text_config: FlavaTextConfig;
+  image_config: FlavaImageConfig;
+  multimodal_config: typeof MULTIMODAL_DEFAULTS;
+};
+
+/** Of the losses of pre-training, and of the codebook whose numbers are the targets of masked patches. */
+const UNUSED = `init_codebook initializer_range ce_ignore_index mim_weight mlm_weight global_contrastive_weight itm_weight mmm_image_weight
+  mmm_text_weight global_backprop_contrastive skip_unmasked_multimodal_encoder return_loss hidden_size_multimodal image_codebook_config
+  image_codebook_config_dict`.split(/\s+/);
+
+/** `config.json` of a FLAVA checkpoint -> config with every value present. @throws listing unhandled keys and impossible sizes */
+export function flavaConfig(raw: { [key: string]: unknown }): FlavaConfig {
+  const rest = { ...raw };
+  const part = <D extends typeof VIT_BLOCKS>(name: "text" | "image" | "multimodal", defaults: D): D => {
+    const [key, twin] = [`${name}_config`, `${name}_config_dict`]; // the twins of old files win where they are given, as in transformers
+    const given = rest[twin] ? { ...(rest[key] as object), ...(rest[twin] as object) } : rest[key];
+    delete rest[key];
+    delete rest[twin];
+    const where = `config.json: ${key}`;
+    return checkVit(where, readConfig(given, defaults, where, VIT_UNUSED) as unknown as D);
+  };
+  const parts = {
+    text_config: part("text", TEXT_DEFAULTS),
+    image_config: part("image", IMAGE_DEFAULTS),
+    multimodal_config: part("multimodal", MULTIMODAL_DEFAULTS),
+  };
+  for (const [where, c] of Object.entries(parts)) checkKnown(`config.json: ${where}: hidden_act`, c.hidden_act, Object.keys(activations));
+  return { ...readConfig(rest, FLAVA_DEFAULTS, "config.json", UNUSED), ...parts };
+}
+
+const guessSpec = (name: string, D: number, words: number) => ({
+  dense: linearSpec(`${name}.transform.dense`, D, D),
+  norm: normSpec(`${name}.transform.LayerNorm`, D),
+  decoder: linearSpec(`${name}.decoder`, D, words),
+});
+
+/** What FlavaForPreTraining has beside FlavaModel. */
+const headsSpec = ({ text_config: t, image_config: v, multimodal_config: m, hidden_size: D }: FlavaConfig) => ({
+  itm: { pooler: linearSpec("itm_head.pooler.dense", D, D), out: linearSpec("itm_head.seq_relationship", D, 2) },
+  mlm: guessSpec("mlm_head", t.hidden_size, t.vocab_size),
+  mim: guessSpec("mim_head", v.hidden_size, v.vocab_size),
+  mmmText: guessSpec("mmm_text_head", m.hidden_size, t.vocab_size),
+  mmmImage: guessSpec("mmm_image_head", m.hidden_size, v.vocab_size),
+});
+
+/** Every weight of the checkpoint by its name in the file. prefix: "flava." in files of FlavaForPreTraining, which have heads; "" in FlavaModel's. */
+export const flavaSpec = (c: FlavaConfig, prefix = "flava.") => {
+  const { text_config: t, image_config: v, multimodal_config: m } = c;
+  const words = `${prefix}text_model.embeddings`;
+  return {
+    image: {
+      ...vitSpec(v, `${prefix}image_model.`),
+      ...(v.mask_token ? { mask: w(`${prefix}image_model.embeddings.mask_token`, [1, 1, v.hidden_size]) } : {}),
+      project: linearSpec(`${prefix}image_projection`, v.hidden_size, c.projection_dim),
+      toMultimodal: linearSpec(`${prefix}image_to_mm_projection`, v.hidden_size, m.hidden_size),
+    },
+    text: {
+      word: matrix(`${words}.word_embeddings.weight`, [t.vocab_size, t.hidden_size]),
+      position: w(`${words}.position_embeddings.weight`, [t.max_position_embeddings, t.hidden_size]),
+      type: w(`${words}.token_type_embeddings.weight`, [t.type_vocab_size, t.hidden_size]),
+      lnEmbed: normSpec(`${words}.LayerNorm`, t.hidden_size),
+      blocks: vitBlocks(t, `${prefix}text_model.`),
+      norm: normSpec(`${prefix}text_model.layernorm`, t.hidden_size),
+      project: linearSpec(`${prefix}text_projection`, t.hidden_size, c.projection_dim),
+      toMultimodal: linearSpec(`${prefix}text_to_mm_projection`, t.hidden_size, m.hidden_size),
+    },
+    multimodal: {
+      ...(m.use_cls_token ? { cls: w(`${prefix}multimodal_model.cls_token`, [1, 1, m.hidden_size]) } : {}),
+      blocks: vitBlocks(m, `${prefix}multimodal_model.`),
+      norm: normSpec(`${prefix}multimodal_model.layernorm`, m.hidden_size),
+    },
+    logitScale: w(`${prefix}logit_scale`, []),
+    ...(prefix ? { heads: headsSpec(c) } : {}),
+  };
+};
+export type FlavaParams = Params<ReturnType<typeof flavaSpec>>;
+
+/** Poolers that no output reads, the codebook, position numbers, and the second name of a decoder's bias. */
+export const flavaIgnored = /_model\.pooler\.|^image_codebook\.|\.position_ids$|_head\.bias$/;
+
+/** Every token of a text, before and behind the last norm. ids, mask: int32 [B, N] -> each [B, N, D]. Taps: `embed`, `blocks.N.…`, `final`. */
+function readText(p: FlavaParams["text"], c: FlavaTextConfig, ids: tf.Tensor2D, mask: tf.Tensor2D | undefined, tap: Tap) {
+  const N = ids.shape[1];
+  if (N > c.max_position_embeddings)
+    throw new RangeError(`encodeText: ${N} tokens, the model has ${c.max_position_embeddings} positions; truncate (tokenizer.batch does)`);
+  const place = p.position.slice([0, 0], [N, c.hidden_size]).add(p.type.slice([0, 0], [1, c.hidden_size]));
+  const x = tap("embed", layerNorm(p.lnEmbed, embedding(p.word, ids).add(place) as tf.Tensor3D, c.layer_norm_eps)); // [B, N, D]
+  const states = encoder(p.blocks, c as EncoderConfig, x as tf.Tensor3D, tap, { padding: mask });
+  return { states, final: tap("final", layerNorm(p.norm, states, c.layer_norm_eps) as tf.Tensor3D) };
+}
+
+/**
+ * Picture embeddings, not normalised. pixels: [B, H, W, 3], mean and std of the checkpoint applied -> [B, projection_dim].
+ * Taps: `vision.…` as `vit`'s, `vision.out`.
+ */
+export function encodeImage(p: FlavaParams["image"], c: FlavaImageConfig, pixels: tf.Tensor4D, tap: Tap = noTap): tf.Tensor2D {
+  const t = at(tap, "vision");
+  return t("out", linear(p.project, firstToken(vit(p, c, pixels, t).final)) as tf.Tensor2D);
+}
+
+/** Text embeddings, not normalised. ids, mask: int32 [B, N] (1 = real token; none = all real) -> [B, projection_dim]. Taps as for pictures, under `text.`. */
+export function encodeText(
+  p: FlavaParams["text"],
+  c: FlavaTextConfig,
+  ids: tf.Tensor2D,
+  mask?: tf.Tensor2D,
+  tap: Tap = noTap,
+): tf.Tensor2D {
+  const t = at(tap, "text");
+  return t("out", linear(p.project, firstToken(readText(p, c, ids, mask, t).final)) as tf.Tensor2D);
+}
+
+/**
+ * Pictures and texts read together, pair by pair: class token, the picture's tokens, the text's. -> [B, 1 + picture + text, D]
+ * Taps: `vision.…`, `text.…`, `multimodal.{embed,blocks.N.…,final}`.
+ */
+export function encodePairs(
+  p: FlavaParams,
+  c: FlavaConfig,
+  { pixels, ids, mask }: { pixels: tf.Tensor4D; ids: tf.Tensor2D; mask?: tf.Tensor2D },
+  tap: Tap = noTap,
+): tf.Tensor3D {
+  const t = at(tap, "multimodal");
+  const image = linear(p.image.toMultimodal, vit(p.image, c.image_config, pixels, at(tap, "vision")).states) as tf.Tensor3D;
+  const text = linear(p.text.toMultimodal, readText(p.text, c.text_config, ids, mask, at(tap, "text")).states) as tf.Tensor3D;
+  const [B, before] = [ids.shape[0], image.shape[1] + (p.multimodal.cls ? 1 : 0)];
+  const cls = p.multimodal.cls ? [p.multimodal.cls.tile([B, 1, 1]) as tf.Tensor3D] : [];
+  const x = t("embed", tf.concat([...cls, image, text], 1) as tf.Tensor3D); //                        [B, M, D]
+  const padding = mask && (tf.concat([tf.ones([B, before], "int32"), mask], 1) as tf.Tensor2D);
+  const states = encoder(p.multimodal.blocks, c.multimodal_config as EncoderConfig, x, t, { padding });
+  return t("final", layerNorm(p.multimodal.norm, states, c.multimodal_config.layer_norm_eps) as tf.Tensor3D);
+}
+
+type Heads = NonNullable<FlavaParams["heads"]>;
+
+/** Scores of words, of a text or of the codebook: [B, N, D] -> [B, N, V] */
+const guess = (p: Heads["mlm"], x: tf.Tensor3D, { hidden_act, layer_norm_eps }: typeof VIT_BLOCKS): tf.Tensor3D =>
+  linear(p.decoder, layerNorm(p.norm, linear(p.dense, x, { activation: activationName(hidden_act) }), layer_norm_eps)) as tf.Tensor3D;
+
+/** FLAVA with the tokenizer and image processor of its checkpoint. */
+export type Flava = DualEncoder<FlavaParams> & {
+  modelType: "flava";
+  config: FlavaConfig;
+  /** Pictures and texts read together, pair by pair: [B, 1 + picture + text, D] */
+  encodePairs(pixels: tf.Tensor4D, ids: tf.Tensor2D, mask?: tf.Tensor2D, tap?: Tap): tf.Tensor3D;
+  /** Scores of "does not belong" and "belongs" for what `encodePairs` gives: [B, M, D] -> [B, 2]. @throws for a checkpoint without heads */
+  matching(pairs: tf.Tensor3D): tf.Tensor2D;
+  /** Scores of the words of a text that is read alone: [B, N, V]. @throws for a checkpoint without heads */
+  wordLogits(ids: tf.Tensor2D, mask?: tf.Tensor2D, tap?: Tap): tf.Tensor3D;
+  /** Scores of the words of a text, its picture seen: what `encodePairs` gives -> [B, N, V], N the text's tokens. @throws for a checkpoint without heads */
+  wordLogitsSeeing(pairs: tf.Tensor3D, tokens: number): tf.Tensor3D;
+  with(params: FlavaParams): Flava;
+};
+
+/** The model in an open checkpoint. @throws listing every misfit of config and weights */
+export async function loadFlava({ folder, config: raw, tensors }: Checkpoint, dtype: Dtype): Promise<Flava> {
+  const config = flavaConfig(raw);
+  const [tokenizer, imageProcessor] = [await loadTokenizer(folder), loadImageProcessor(folder)];
+  const { text_config: t, image_config: v, multimodal_config: m } = config;
+  const prefix = [...tensors.keys()].some((name) => name.startsWith("flava.")) ? "flava." : "";
+  const spec = flavaSpec(config, prefix);
+  const params = loadWeights(spec, tensors, { dtype, ignore: flavaIgnored, where: folder });
+  const side = Math.floor(v.image_size / v.patch_size);
+  const around = (params: FlavaParams): Flava => {
+    const heads = (): Heads => {
+      if (params.heads) return params.heads;
+      throw new Error(`${folder} holds FlavaModel's weights, without the heads of FlavaForPreTraining that match and guess`);
+    };
+    return {
+      modelType: "flava",
+      ...{ folder, dtype, config, spec, params, tokenizer, imageProcessor },
+      grid: [side, side],
+      width: config.projection_dim,
+      moduleName: (name) => name.replace(/^flava\./, ""),
+      encodeImage: (pixels, tap = noTap) => tf.tidy(() => encodeImage(params.image, v, pixels, tap)),
+      encodeText: (ids, mask, tap = noTap) => tf.tidy(() => encodeText(params.text, t, ids, mask, tap)),
+      encodePairs: (pixels, ids, mask, tap = noTap) => tf.tidy(() => encodePairs(params, config, { pixels, ids, mask }, tap)),
+      matching: (pairs) => tf.tidy(() => linear(heads().itm.out, poolFirst(heads().itm.pooler, pairs)) as tf.Tensor2D),
+      wordLogits: (ids, mask, tap = noTap) =>
+        tf.tidy(() => guess(heads().mlm, readText(params.text, t, ids, mask, at(tap, "text")).final, t)),
+      wordLogitsSeeing: (pairs, tokens) =>
+        tf.tidy(() => guess(heads().mmmText, pairs.slice([0, pairs.shape[1] - tokens, 0], [-1, tokens, -1]), m)),
+      logits: (images, texts) => tf.tidy(() => clipLogits(params.logitScale, images, texts)),
+      loss: (images, texts) => tf.tidy(() => contrastiveLoss(params.logitScale, images, texts)),
+      with: around,
+      dispose: () => disposeParams(spec, params),
+    };
+  };
+  return around(params);
+}
