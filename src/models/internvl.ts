@@ -134,12 +134,16 @@ export function embedPrompt(p: InternVLParams, c: InternVLConfig, ids: tf.Tensor
     );
   return tf.tidy(() => {
     const words = embedTokens(p.language, ids);
-    if (!images || places.length === 0) return words;
-    const [B, N, D] = words.shape;
-    const order = Int32Array.from({ length: B * N }, (_, i) => i);
-    places.forEach((place, i) => (order[place] = B * N + i));
-    return tf.gather(tf.concat([words.reshape([B * N, D]), images.reshape([given, D])]), tf.tensor1d(order, "int32")).reshape([B, N, D]);
-  }) as tf.Tensor3D;
+    return images && places.length > 0 ? placeFeatures(words, places, images.reshape([given, -1]) as tf.Tensor2D) : words;
+  });
+}
+
+/** Embeddings with features in some of their places, counted through all rows. words: [B, N, D], features: [places, D] -> [B, N, D] */
+export function placeFeatures(words: tf.Tensor3D, places: readonly number[], features: tf.Tensor2D): tf.Tensor3D {
+  const [B, N, D] = words.shape;
+  const order = Int32Array.from({ length: B * N }, (_, i) => i);
+  places.forEach((place, i) => (order[place] = B * N + i));
+  return tf.tidy(() => tf.gather(tf.concat([words.reshape([B * N, D]), features]), tf.tensor1d(order, "int32")).reshape([B, N, D]));
 }
 
 /** The tap of the language model's activations. */

@@ -3,23 +3,20 @@ import { type Random, random, shuffle } from "../data/random";
 import { breathe } from "../engine/interrupt";
 import { take } from "../engine/read";
 import { tf } from "../engine/tf";
-import type { InternVLConfig, InternVLParams } from "../models/internvl";
-import type { VisionLanguageModel } from "../models/loaded";
-import { answerStates, type Exchange, type Teacher } from "./conversations";
-
-export type Pupil = { model: VisionLanguageModel<InternVLParams>; config: InternVLConfig; teacher: Teacher };
+import { answerStates, type Exchange, type Pupil } from "./conversations";
 
 /** Questions at a time. */
 const BATCH = 50;
 
 /** Log-probability of each token of each exchange's answer, and whether it is the likeliest. Exchanges stand alone. */
-async function* answerTokens({ model, config, teacher }: Pupil, exchanges: readonly Exchange[]) {
+async function* answerTokens(pupil: Pupil, exchanges: readonly Exchange[]) {
+  const { teacher, language } = pupil;
   for (let i = 0; i < exchanges.length; i += BATCH) {
     const part = exchanges.slice(i, i + BATCH);
     const batch = teacher.batch(part.map((one) => [one]));
     const [best, chosen] = tf.tidy(() => {
-      const states = answerStates(model, config, batch);
-      const logits = model.language.logits(states.expandDims(0) as tf.Tensor3D).squeeze([0]) as tf.Tensor2D; // [A, V]
+      const states = answerStates(pupil, batch);
+      const logits = language.logits(states.expandDims(0) as tf.Tensor3D).squeeze([0]) as tf.Tensor2D; // [A, V]
       const picked = logits.mul(tf.oneHot(batch.labels, logits.shape[1])).sum(1);
       return [logits.argMax(1), picked.sub(logits.logSumExp(1))];
     });

@@ -1,8 +1,8 @@
 /** The files of emoji-vl around its weights, as transformers' InternVLProcessor and `load` read them. */
-import type { Frame } from "./conversations";
+import type { InternVLFrame } from "./conversations";
 
 /** What stands around questions, answers and pictures; the chat template says the same. */
-export const FRAME: Frame = {
+export const FRAME: InternVLFrame = {
   user: "<|user|>",
   assistant: "<|assistant|>",
   end: "<|end|>",

@@ -6,23 +6,8 @@
 import { mkdirSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { COLOURS } from "../data/colours";
-import { dataset } from "../data/index";
-import type { Split } from "../data/kin";
-import {
-  compose,
-  type Drawn,
-  drawn,
-  NOTHING,
-  NUMBERS,
-  QUESTIONS,
-  scatter,
-  type Scene,
-  single,
-  type Topic,
-  turnsOf,
-} from "../data/questions";
-import { type Random, mixSeeds, random, shuffle } from "../data/random";
+import { type Drawn, single } from "../data/questions";
+import { random, shuffle } from "../data/random";
 import { interruptOnCtrlC, interruptSignal } from "../engine/interrupt";
 import { engine, type tf } from "../engine/index";
 import { writeFileAtomic } from "../files/atomic";
@@ -34,9 +19,9 @@ import type { VisionLanguageModel } from "../models/loaded";
 import { saveModel } from "../models/save";
 import { withTrainable } from "../nn/trainable";
 import { trainByteBpe } from "../text/byte-bpe";
-import { accuracy, choice, type Pupil } from "./answers";
-import { jitter } from "./augment";
-import { answerLoss, type Conversation, type Exchange, teacher } from "./conversations";
+import { accuracy } from "./answers";
+import { answerLoss, internVLPupil, type Pupil } from "./conversations";
+import { asked, drawings, measureAnswers, talkBatches, textsOf } from "./emoji-talk";
 import { chatTemplate, configOf, FRAME, preprocessorOf, SPECIAL, tokenizerSettings, videoProcessorOf } from "./emoji-vl-files";
 import { freshWeights } from "./fresh";
 import { type Row, train } from "./loop";
@@ -70,23 +55,15 @@ const recipe = {
   seed: 0,
 };
 const { imageSize: SIDE } = recipe;
-/** Four cells in a picture of one tile, and pictures of several tiles with an emoji in each. */
-const CELLS = { rows: 2, columns: 2, side: SIDE / 2 };
-const LARGE = [
-  { rows: 2, columns: 2, side: SIDE },
-  { rows: 1, columns: 2, side: SIDE },
-  { rows: 2, columns: 1, side: SIDE },
-];
-
 async function main(): Promise<void> {
   const { values } = parseArgs({ options: { steps: { type: "string" }, out: { type: "string" }, measure: { type: "boolean" } } });
   const steps = values.steps ? Number(values.steps) : recipe.steps;
   const out = values.out ?? join(process.cwd(), "data", "models", "emoji-vl");
   interruptOnCtrlC();
   console.log((await engine()).why);
-  const test = await drawings("test", false);
+  const test = await drawings("test", false, SIDE);
   if (values.measure) return measureAgain(out, test);
-  const emoji = await drawings("train", true);
+  const emoji = await drawings("train", true, SIDE);
   const start = join(out, "start");
   const config = await writeStart(start, emoji);
   const { model, variables } = withTrainable(await load<Model>(start));
@@ -106,8 +83,8 @@ async function main(): Promise<void> {
 async function measureAgain(folder: string, test: Drawn[]): Promise<void> {
   const config = internVLConfig(readJson(join(folder, "config.json")));
   const pupil = pupilOf(await load<Model>(folder), config, folder);
-  const answers = await measure(pupil, test);
-  const seen = shuffle(await drawings("train", false), random(recipe.seed)).slice(0, test.length);
+  const answers = await measureAnswers(pupil, test, { seed: recipe.seed, side: SIDE });
+  const seen = shuffle(await drawings("train", false, SIDE), random(recipe.seed)).slice(0, test.length);
   const named = await accuracy(pupil, asked(seen.map(single), "caption"));
   const { answers: _, ...rest } = readJson(join(folder, "results.json"));
   await writeFileAtomic(join(folder, "results.json"), json({ ...rest, answers: { ...answers, "caption of seen emoji": named } }));
@@ -115,19 +92,10 @@ async function measureAgain(folder: string, test: Drawn[]): Promise<void> {
 
 const json = (x: unknown) => `${JSON.stringify(x, null, 2)}\n`;
 
-/** Every emoji of a split with its picture and colour. */
-async function drawings(split: Split, skinTones: boolean): Promise<Drawn[]> {
-  const rows = await dataset("emoji", { split, skinTones, size: SIDE });
-  return Promise.all(rows.map(async (row) => drawn(row, await row.image())));
-}
-
 /** The untrained checkpoint: vocabulary, configs, random weights. */
 async function writeStart(folder: string, emoji: Drawn[]): Promise<InternVLConfig> {
   mkdirSync(folder, { recursive: true });
-  const answers = [...COLOURS, ...NUMBERS, NOTHING];
-  const places = turnsOf(compose([undefined, undefined, undefined, undefined], CELLS)).map(({ question }) => question);
-  const texts = emoji.flatMap(({ caption, group }) => [caption, group, ...answers, ...places, ...Object.values(QUESTIONS).flat()]);
-  const { vocabSize, idOf } = await trainByteBpe(texts, {
+  const { vocabSize, idOf } = await trainByteBpe(textsOf(emoji, SIDE), {
     vocabSize: recipe.vocabSize,
     folder,
     special: SPECIAL,
@@ -148,19 +116,16 @@ async function writeStart(folder: string, emoji: Drawn[]): Promise<InternVLConfi
   return config;
 }
 
-const pupilOf = (model: Model, config: InternVLConfig, folder: string): Pupil => ({
-  model,
-  config,
-  teacher: teacher(model, loadTileProcessor(folder), FRAME, config.image_seq_length),
-});
+const pupilOf = (model: Model, config: InternVLConfig, folder: string): Pupil =>
+  internVLPupil(model, config, loadTileProcessor(folder), FRAME);
 
 async function fit(pupil: Pupil, variables: tf.Variable[], emoji: Drawn[], test: Drawn[], steps: number): Promise<Row[]> {
   const { learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16 } = recipe;
   const rows: Row[] = [];
   const run = train({
     variables,
-    batches: batches(pupil, emoji),
-    loss: answerLoss(pupil.model, pupil.config),
+    batches: talkBatches(pupil.teacher, emoji, recipe, SIDE),
+    loss: answerLoss(pupil),
     steps,
     learningRate,
     warmupSteps,
@@ -180,68 +145,10 @@ async function fit(pupil: Pupil, variables: tf.Variable[], emoji: Drawn[], test:
       seconds: Number(row.seconds.toFixed(3)),
     });
     if (row.step % 20 === 0) console.log(`step ${row.step}/${steps}  loss ${row.loss.toFixed(3)}  ${row.seconds.toFixed(2)} s`);
-    if (row.step % 250 === 0 && row.step < steps) console.log(JSON.stringify(await measure(pupil, test, 100)));
+    if (row.step % 250 === 0 && row.step < steps)
+      console.log(JSON.stringify(await measureAnswers(pupil, test, { seed: recipe.seed, side: SIDE, scenes: 100 })));
   }
   return rows;
-}
-
-function* batches({ teacher }: Pupil, emoji: Drawn[]) {
-  const next = random(mixSeeds(recipe.seed, 1));
-  const one = () => emoji[Math.floor(next() * emoji.length)];
-  const moved = () => {
-    const it = one();
-    return { ...it, picture: jitter(it.picture, next, recipe.augment) };
-  };
-  const several = (most: number) => Array.from({ length: Math.floor(next() * most) + 1 }, moved);
-  const scattered = () => scatter(several(4), CELLS, next);
-  const small = () => (next() < recipe.mix.single / (recipe.mix.single + recipe.mix.scattered) ? single(moved()) : scattered());
-  const tiled = () => {
-    const grid = LARGE[Math.floor(next() * LARGE.length)];
-    return scatter(several(grid.rows * grid.columns), grid, next);
-  };
-  for (let step = 0; ; step++) {
-    const large = step % recipe.tiledEvery === recipe.tiledEvery - 1;
-    const count = large ? recipe.batchSize / 4 : recipe.batchSize;
-    yield teacher.batch(
-      Array.from({ length: count }, () => {
-        if (large) return talk(tiled(), next, 3);
-        return next() < recipe.mix.pair ? [...talk(small(), next, 2), ...talk(small(), next, 2)] : talk(small(), next, 4);
-      }),
-    );
-  }
-}
-
-/** Up to so many of the questions about a scene, in random order, the picture with the first. */
-function talk(scene: Scene, next: Random, most: number): Conversation {
-  const turns = shuffle(turnsOf(scene, next), next).slice(0, most);
-  return turns.map(({ question, answer }, i) => ({ question, answer, picture: i === 0 ? scene.picture : undefined }));
-}
-
-/** The topic's questions about scenes, each alone and asked the first way. */
-const asked = (scenes: Scene[], topic: Topic): Exchange[] =>
-  scenes.flatMap((scene) =>
-    turnsOf(scene)
-      .filter((turn) => turn.topic === topic)
-      .map(({ question, answer }) => ({ question, answer, picture: scene.picture })),
-  );
-
-/** Greedy answers about pictures never seen in training, beside what always giving the most frequent answer would reach. */
-async function measure(pupil: Pupil, emoji: Drawn[], scenes = 400): Promise<object> {
-  const next = random(mixSeeds(recipe.seed, 2));
-  const among = (count: number) => shuffle(emoji, next).slice(0, count);
-  const many = (grid: (typeof LARGE)[number]) =>
-    Array.from({ length: scenes }, (_, i) => scatter(among((i % (grid.rows * grid.columns)) + 1), grid, next));
-  const [alone, scattered, large] = [emoji.map(single), many(CELLS), many(LARGE[0])];
-  const captions = asked(alone, "caption");
-  return {
-    colour: await accuracy(pupil, asked(alone, "colour")),
-    kind: await accuracy(pupil, asked(alone, "kind")),
-    count: await accuracy(pupil, asked(scattered, "count")),
-    place: await accuracy(pupil, asked(scattered, "place")),
-    "count in tiles": await accuracy(pupil, asked(large, "count")),
-    "place in tiles": await accuracy(pupil, asked(large, "place")),
-    caption: { "right of 10": await choice(pupil, captions), chance: 0.1, ...(await accuracy(pupil, captions)) },
-  };
 }
 
 main().catch((error) => {

@@ -1,10 +1,11 @@
 /** New checkpoints to train from nothing. */
 import { join } from "node:path";
 import { normal, random } from "../data/random";
+import { tf } from "../engine/tf";
 import { writeFileAtomic } from "../files/atomic";
 import { fromFloat32, saveSafetensors } from "../files/safetensors";
 import { clipConfig, clipSpec } from "../models/clip";
-import { leaves, type WeightSpec } from "../nn/spec";
+import { leaves, mapLeaves, type Params, type WeightSpec } from "../nn/spec";
 
 /** Writes a CLIP checkpoint with random weights. The tokenizer's files must stand in the folder already (`trainBpe`). */
 export async function freshClip(folder: string, raw: { [key: string]: unknown }, { seed = 0 } = {}): Promise<void> {
@@ -32,6 +33,24 @@ export async function freshWeights(
     data: fromFloat32(given[spec.name] ?? firstValues(spec, scalars, () => normal(next)), "F32"),
   }));
   await saveSafetensors(join(folder, "model.safetensors"), tensors, { format: "pt" });
+}
+
+/** The same numbers as a tree of variables, without a file. */
+export function freshVariables<S>(
+  spec: S,
+  seed: number,
+  given: FreshOptions["given"] = {},
+): { params: Params<S>; variables: tf.Variable[] } {
+  const next = random(seed);
+  const variables: tf.Variable[] = [];
+  const params = mapLeaves(spec, (leaf) => {
+    const first = tf.tensor(given[leaf.name] ?? firstValues(leaf, {}, () => normal(next)), leaf.view ?? leaf.shape);
+    const variable = tf.variable(first, true);
+    first.dispose();
+    variables.push(variable);
+    return variable;
+  });
+  return { params: params as Params<S>, variables };
 }
 
 export type FreshOptions = {

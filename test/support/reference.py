@@ -173,13 +173,15 @@ def parameters(job):
 
 
 def answer(job):
-    """The prompt that an InternVL's own chat template makes of a picture and a question, its ids, and the scores of the answer's first token."""
+    """The prompt that the chat template of an InternVL or Ovis2 makes of a picture and a question, its ids, and the scores of the answer's first token."""
+    import transformers
     from PIL import Image
-    from transformers import AutoProcessor, GotOcr2ImageProcessorPil, InternVLForConditionalGeneration
+    from transformers import AutoProcessor
 
+    family = {"internvl": ("GotOcr2", "InternVL"), "ovis2": ("Ovis2", "Ovis2")}[job.get("family", "internvl")]
     processor = AutoProcessor.from_pretrained(job["model"])
-    processor.image_processor = GotOcr2ImageProcessorPil.from_pretrained(job["model"])
-    model = InternVLForConditionalGeneration.from_pretrained(job["model"], dtype=torch.float32, attn_implementation="eager").eval()
+    processor.image_processor = getattr(transformers, f"{family[0]}ImageProcessorPil").from_pretrained(job["model"])
+    model = getattr(transformers, f"{family[1]}ForConditionalGeneration").from_pretrained(job["model"], dtype=torch.float32, attn_implementation="eager").eval()
     turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": job["question"]}]}
     text = processor.apply_chat_template([turn], tokenize=False, add_generation_prompt=True)
     inputs = processor(images=[Image.open(job["picture"])], text=[text], return_tensors="pt")

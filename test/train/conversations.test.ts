@@ -9,13 +9,13 @@ import { load, type VisionLanguageModel } from "vitrine/models";
 import { type InternVLParams, internVLConfig } from "vitrine/models/internvl";
 import { withTrainable } from "vitrine/nn/trainable";
 import { accuracy, choice } from "vitrine/train/answers";
-import { answerLoss, answerStates, type Frame, teacher as teach } from "vitrine/train/conversations";
+import { answerLoss, answerStates, internVLPupil, type InternVLFrame } from "vitrine/train/conversations";
 import { expectClose, keepsTensorCount } from "../support/close";
 
 before(() => engine().then(() => {}));
 
 const FOLDER = join(__dirname, "..", "oracle", "internvl_hf", "model");
-const FRAME: Frame = {
+const FRAME: InternVLFrame = {
   user: "<|im_start|>user\n",
   assistant: "<|im_end|>\n<|im_start|>assistant\n",
   end: "<|im_end|>",
@@ -23,14 +23,15 @@ const FRAME: Frame = {
 };
 const white = (width: number, height: number) => ({ width, height, data: new Uint8Array(width * height * 3).fill(255) });
 
-async function pupil() {
+async function loaded(frame = FRAME) {
   const model = await load<VisionLanguageModel<InternVLParams>>(FOLDER);
   const config = internVLConfig(JSON.parse(readFileSync(join(FOLDER, "config.json"), "utf8")));
-  return { model, config, teacher: teach(model, loadTileProcessor(FOLDER), FRAME, config.image_seq_length) };
+  return { model, config, pupil: internVLPupil(model, config, loadTileProcessor(FOLDER), frame) };
 }
 
 test("teacher() lays conversations out as the model's prompt does, and marks the answers' tokens", async () => {
-  const { model, config, teacher } = await pupil();
+  const { model, pupil } = await loaded();
+  const { teacher } = pupil;
   const talk = [
     { question: "What is it?", answer: "a cat", picture: white(56, 28) },
     { question: "Sure?", answer: "yes" },
@@ -49,18 +50,19 @@ test("teacher() lays conversations out as the model's prompt does, and marks the
   batch.places.dataSync().forEach((place, i) => assert.equal(flat[place + 1], batch.labels.dataSync()[i]));
 
   // Each conversation's loss is that of a pass over it alone: padding and neighbours change nothing.
-  const states = answerStates(model, config, batch);
-  const alone = answerStates(model, config, teacher.batch([talk]));
+  const states = answerStates(pupil, batch);
+  const alone = answerStates(pupil, teacher.batch([talk]));
   expectClose(states.slice([0, 0], [learned.length, -1]).dataSync(), alone.dataSync(), 1e-5);
   model.dispose();
 });
 
 test("answerLoss() reaches every weight but those that no answer needs, and leaves nothing behind", async () => {
-  const { model: base, config, teacher } = await pupil();
+  const { model: base, config } = await loaded();
   const { model, variables, dispose } = withTrainable(base);
-  const batch = teacher.batch([[{ question: "What is it?", answer: "a cat", picture: white(28, 28) }]]);
+  const pupil = internVLPupil(model, config, loadTileProcessor(FOLDER), FRAME);
+  const batch = pupil.teacher.batch([[{ question: "What is it?", answer: "a cat", picture: white(28, 28) }]]);
   await keepsTensorCount(() => {
-    const { value, grads } = tf.variableGrads(() => answerLoss(model, config)(batch), variables);
+    const { value, grads } = tf.variableGrads(() => answerLoss(pupil)(batch), variables);
     assert.ok(value.dataSync()[0] > 1);
     assert.deepEqual(
       variables.filter((v) => !grads[v.name]).map((v) => v.shape),
@@ -73,7 +75,8 @@ test("answerLoss() reaches every weight but those that no answer needs, and leav
 });
 
 test("accuracy() and choice() count what greedy decoding would say", async () => {
-  const { model, config, teacher } = await pupil();
+  const { model, pupil } = await loaded();
+  const { teacher } = pupil;
   const asked = { question: "What is it?", picture: white(28, 28) };
   const prompt = model.prompt("<|im_start|>user\n<IMG_CONTEXT>\nWhat is it?<|im_end|>\n<|im_start|>assistant\n", [asked.picture]);
   const greedy = tf.tidy(() => {
@@ -83,7 +86,7 @@ test("accuracy() and choice() count what greedy decoding would say", async () =>
       .argMax(-1)
       .dataSync()[0];
   });
-  const wrong = await accuracy({ config, model, teacher }, [
+  const wrong = await accuracy(pupil, [
     { ...asked, answer: "cat" },
     { ...asked, answer: "dog" },
     { ...asked, answer: "dog" },
@@ -91,22 +94,18 @@ test("accuracy() and choice() count what greedy decoding would say", async () =>
   assert.deepEqual(wrong, { accuracy: 0, majority: 2 / 3, count: 3 });
   // An answer that is the very token that the model says first is right.
   const obliging = {
-    ...teach(model, loadTileProcessor(FOLDER), { ...FRAME, end: "!" }, config.image_seq_length),
+    ...(await loaded({ ...FRAME, end: "!" })).pupil.teacher,
     batch: (talks: Parameters<typeof teacher.batch>[0]) => {
       const batch = teacher.batch(talks);
       batch.labels.dispose();
       return { ...batch, labels: tf.tensor1d([greedy], "int32") };
     },
   };
-  assert.equal((await accuracy({ config, model, teacher: obliging }, [{ ...asked, answer: "" }])).accuracy, 1);
+  assert.equal((await accuracy({ ...pupil, teacher: obliging }, [{ ...asked, answer: "" }])).accuracy, 1);
   const answers = [
     { ...asked, answer: "" },
     { ...asked, answer: "a long and unlikely answer" },
   ];
-  assert.equal(
-    await choice({ config, model, teacher }, answers, 1),
-    0.5,
-    "of two questions with one answer, the likelier one is right once",
-  );
+  assert.equal(await choice(pupil, answers, 1), 0.5, "of two questions with one answer, the likelier one is right once");
   model.dispose();
 });

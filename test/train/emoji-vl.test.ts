@@ -12,7 +12,7 @@ import { loadTileProcessor } from "vitrine/image/tiles";
 import { load, type VisionLanguageModel } from "vitrine/models";
 import { type InternVLParams, internVLConfig } from "vitrine/models/internvl";
 import { accuracy } from "vitrine/train/answers";
-import { teacher } from "vitrine/train/conversations";
+import { internVLPupil } from "vitrine/train/conversations";
 import { chatTemplate, FRAME } from "vitrine/train/emoji-vl-files";
 import { expectClose } from "../support/close";
 import { noReference, reference } from "../support/reference";
@@ -30,7 +30,7 @@ async function emoji(): Promise<Drawn[]> {
 test("emoji-vl gives the answers of its results.json, on pictures that it has not seen, well above what one answer would reach", async () => {
   const model = await load<VisionLanguageModel<InternVLParams>>("emoji-vl");
   const config = internVLConfig(read("config.json"));
-  const pupil = { model, config, teacher: teacher(model, loadTileProcessor(FOLDER), FRAME, config.image_seq_length) };
+  const pupil = internVLPupil(model, config, loadTileProcessor(FOLDER), FRAME);
   const turns = (await emoji()).flatMap((one) => turnsOf(single(one)).map((turn) => ({ ...turn, picture: one.picture })));
   const { answers } = read("results.json");
   for (const topic of ["colour", "kind"]) {
