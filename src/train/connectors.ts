@@ -3,7 +3,7 @@
  * model reads. linear as the first LLaVA (Liu et al. 2023), MLP as LLaVA-1.5, pixel shuffle and MLP as InternVL, learned queries as BLIP-2, a
  * softmax over visual words as Ovis.
  */
-import type { tf } from "../engine/tf";
+import { tf } from "../engine/tf";
 import { layerNorm, linear, linearSpec, normSpec } from "../nn/layers";
 import { type Params, w } from "../nn/spec";
 import { qFormerConfig, qFormerSpec, readPicture } from "../models/qformer";
@@ -32,7 +32,7 @@ function linearConnector({ side, width, hidden }: ConnectorSizes): Connector {
 
 const mlpSpec = (inner: number, hidden: number) => ({ fc1: linearSpec("fc1", inner, hidden), fc2: linearSpec("fc2", hidden, hidden) });
 const mlp = (p: Params<ReturnType<typeof mlpSpec>>, x: tf.Tensor3D) =>
-  linear(p.fc2, linear(p.fc1, x, { activation: "gelu" })) as tf.Tensor3D;
+  tf.tidy(() => linear(p.fc2, linear(p.fc1, x, { activation: "gelu" })) as tf.Tensor3D);
 
 function mlpConnector({ side, width, hidden }: ConnectorSizes): Connector {
   const spec = mlpSpec(width, hidden);
@@ -47,7 +47,7 @@ function shuffleConnector({ side, width, hidden }: ConnectorSizes): Connector {
     spec,
     connect(params, x) {
       const p = params as Params<typeof spec>;
-      return mlp(p, layerNorm(p.norm, groupPatches(x, { rows: side, columns: side }, STRIDE)));
+      return tf.tidy(() => mlp(p, layerNorm(p.norm, groupPatches(x, { rows: side, columns: side }, STRIDE))));
     },
   };
 }
@@ -73,8 +73,10 @@ function qFormerConnector({ side, width, hidden }: ConnectorSizes): Connector {
     spec,
     connect(params, x) {
       const p = params as Params<typeof spec>;
-      const queries = p.queries.tile([x.shape[0], 1, 1]) as tf.Tensor3D;
-      return linear(p.projection, readPicture(p.qformer, config, { queries, states: x })) as tf.Tensor3D;
+      return tf.tidy(() => {
+        const queries = p.queries.tile([x.shape[0], 1, 1]) as tf.Tensor3D;
+        return linear(p.projection, readPicture(p.qformer, config, { queries, states: x })) as tf.Tensor3D;
+      });
     },
   };
 }
@@ -95,7 +97,7 @@ function wordsConnector({ side, width, hidden }: ConnectorSizes): Connector {
     given: { "head_norm.weight": new Float32Array(WORDS).fill(SHARPNESS) },
     connect(params, x) {
       const p = params as Params<typeof spec>;
-      return embedVisualTokens(p, visualTokens(p, x));
+      return tf.tidy(() => embedVisualTokens(p, visualTokens(p, x)));
     },
   };
 }

@@ -18,12 +18,12 @@ before(async () => {
 });
 
 for (const name of CONNECTOR_NAMES)
-  test(`${name}: as many tokens as it says, each of which sees the patches that it should`, () => {
+  test(`${name}: as many tokens as it says, each of which sees the patches that it should`, async () => {
     const { spec, given, tokens, connect } = CONNECTORS[name](SIZES);
     const { params, variables } = freshVariables(spec, 0, given);
     const x = tf.randomNormal([2, 16, 6], 0, 1, "float32", 1) as tf.Tensor3D;
     const changed = tf.tidy(() => x.add(tf.oneHot(tf.tensor1d([5], "int32"), 16).reshape([1, 16, 1])) as tf.Tensor3D); // the patch of row 1, column 1
-    keepsTensorCount(() => {
+    await keepsTensorCount(() => {
       const [y, z] = [connect(params, x), connect(params, changed)];
       assert.deepEqual(y.shape, [2, tokens, 8]);
       const moved = tf.tidy(() => y.sub(z).abs().max(2).slice([0, 0], [1, tokens]).greater(1e-6).dataSync());
