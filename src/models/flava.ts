@@ -175,6 +175,13 @@ export type Flava = DualEncoder<FlavaParams> & {
   wordLogits(ids: tf.Tensor2D, mask?: tf.Tensor2D, tap?: Tap): tf.Tensor3D;
   /** Scores of the words of a text, its picture seen: what `encodePairs` gives -> [B, N, V], N the text's tokens. @throws for a checkpoint without heads */
   wordLogitsSeeing(pairs: tf.Tensor3D, tokens: number): tf.Tensor3D;
+  /**
+   * Scores of the codebook's words for every patch of pictures read alone: [B, N, V]. hidden: int32 [B, N], 1 where a patch is to be guessed.
+   * @throws for a checkpoint without heads, and for one without a mask token where patches are hidden
+   */
+  patchLogits(pixels: tf.Tensor4D, hidden?: tf.Tensor2D, tap?: Tap): tf.Tensor3D;
+  /** The same, the text seen: what `encodePairs` gives -> [B, N, V], N the picture's patches. @throws for a checkpoint without heads */
+  patchLogitsSeeing(pairs: tf.Tensor3D): tf.Tensor3D;
   with(params: FlavaParams): Flava;
 };
 
@@ -206,6 +213,15 @@ export async function loadFlava({ folder, config: raw, tensors }: Checkpoint, dt
         tf.tidy(() => guess(heads().mlm, readText(params.text, t, ids, mask, at(tap, "text")).final, t)),
       wordLogitsSeeing: (pairs, tokens) =>
         tf.tidy(() => guess(heads().mmmText, pairs.slice([0, pairs.shape[1] - tokens, 0], [-1, tokens, -1]), m)),
+      patchLogits: (pixels, hidden, tap = noTap) =>
+        tf.tidy(() => {
+          if (hidden && !params.image.mask) throw new Error(`${folder}: image_config: mask_token is false, no patch can be hidden`);
+          const masked = hidden && { token: params.image.mask as tf.Tensor, where: hidden };
+          const { final } = vit(params.image, v, pixels, at(tap, "vision"), masked);
+          return guess(heads().mim, final.slice([0, 1, 0], [-1, -1, -1]), v);
+        }),
+      patchLogitsSeeing: (pairs) =>
+        tf.tidy(() => guess(heads().mmmImage, pairs.slice([0, (params.multimodal.cls ? 1 : 0) + 1, 0], [-1, side * side, -1]), m)),
       logits: (images, texts) => tf.tidy(() => clipLogits(params.logitScale, images, texts)),
       loss: (images, texts) => tf.tidy(() => contrastiveLoss(params.logitScale, images, texts)),
       with: around,

@@ -76,11 +76,15 @@ export const vitSpec = (c: VitConfig, prefix: string) => ({
 });
 export type Vit = Params<ReturnType<typeof vitSpec>>;
 
+/** Patches whose content is hidden: `token` stands for each where int32 [B, N-1] is 1. */
+export type Masked = { token: tf.Tensor; where: tf.Tensor2D };
+
 /** Class token, patches, positions. pixels: [B, H, W, 3] -> [B, N, D] */
-function embed(p: Vit, c: VitConfig, pixels: tf.Tensor4D, tap: Tap): tf.Tensor3D {
+function embed(p: Vit, c: VitConfig, pixels: tf.Tensor4D, tap: Tap, masked?: Masked): tf.Tensor3D {
   const [B, H, W] = pixels.shape;
   const [D, side] = [c.hidden_size, Math.floor(c.image_size / c.patch_size)];
-  const patches = tap("patch_embed", patchEmbed(p.patch, pixels, c.patch_size)); //                  [B, N-1, D]
+  const shown = tap("patch_embed", patchEmbed(p.patch, pixels, c.patch_size)); //                    [B, N-1, D]
+  const patches = masked ? tf.where(masked.where.expandDims(2).equal(1), masked.token, shown) : shown;
   const table = p.position.reshape([side * side + 1, D]) as tf.Tensor2D;
   const grid = { rows: Math.floor(H / c.patch_size), columns: Math.floor(W / c.patch_size) };
   const places = resizePositions(table.slice([1, 0], [side * side, D]), side, grid);
@@ -93,8 +97,14 @@ function embed(p: Vit, c: VitConfig, pixels: tf.Tensor4D, tap: Tap): tf.Tensor3D
  * other than the checkpoint's has its position table resized bicubically -> each [B, N, D]
  * Taps: `patch_embed`, `embed`, `blocks.N.…` as CLIP's, `final`.
  */
-export function vit(p: Vit, c: VitConfig, pixels: tf.Tensor4D, tap: Tap = noTap): { states: tf.Tensor3D; final: tf.Tensor3D } {
-  const states = encoder(p.blocks, c as EncoderConfig, embed(p, c, pixels, tap), tap);
+export function vit(
+  p: Vit,
+  c: VitConfig,
+  pixels: tf.Tensor4D,
+  tap: Tap = noTap,
+  masked?: Masked,
+): { states: tf.Tensor3D; final: tf.Tensor3D } {
+  const states = encoder(p.blocks, c as EncoderConfig, embed(p, c, pixels, tap, masked), tap);
   return { states, final: tap("final", layerNorm(p.norm, states, c.layer_norm_eps) as tf.Tensor3D) };
 }
 

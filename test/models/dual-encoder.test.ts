@@ -95,16 +95,23 @@ test("a dual encoder with CLIP's tower gives PyTorch's numbers", { skip: noRefer
   model.dispose();
 });
 
-test("FLAVA guesses words as PyTorch does, of a text alone and with its picture", { skip: noReference }, async () => {
+test("FLAVA guesses words and patches as PyTorch does, read alone and together", { skip: noReference }, async () => {
   const oracle = openOracle(ORACLE, "flava");
-  const [want] = reference([
-    { kind: "flava_heads", model: join(oracle.folder, "model"), arrays: join(oracle.folder, "arrays.safetensors") },
-  ]);
-  const model = await load<Flava>(join(oracle.folder, "model"));
+  const hidden = [
+    [1, 0, 0, 1],
+    [0, 0, 0, 0],
+    [1, 1, 1, 1],
+  ]; // of 2 x 2 patches
+  const files = { model: join(oracle.folder, "model"), arrays: join(oracle.folder, "arrays.safetensors") };
+  const [want] = reference([{ kind: "flava_heads", ...files, hidden }]);
+  const model = await load<Flava>(files.model);
   const [ids, mask] = ["input_ids", "attention_mask"].map((name) => integers(oracle.array(`forward.${name}`)));
-  const pairs = model.encodePairs(channelsLast(oracle.array("forward.pixel_values")), ids, mask);
+  const pixels = channelsLast(oracle.array("forward.pixel_values"));
+  const pairs = model.encodePairs(pixels, ids, mask);
   expectClose(model.wordLogits(ids, mask).dataSync(), want.alone, 2e-4);
   expectClose(model.wordLogitsSeeing(pairs, ids.shape[1]).dataSync(), want.seeing, 2e-4);
+  expectClose(model.patchLogits(pixels, tf.tensor2d(hidden, [3, 4], "int32")).dataSync(), want.patches, 2e-4);
+  expectClose(model.patchLogitsSeeing(pairs).dataSync(), want.patches_seeing, 2e-4);
   model.dispose();
 });
 

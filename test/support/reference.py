@@ -76,7 +76,7 @@ def dual_encoder(job):
 
 
 def flava_heads(job):
-    """What FLAVA's language heads say of texts alone and of texts whose picture is seen."""
+    """What FLAVA's heads guess of texts and of patches, some of them hidden: read alone, and together."""
     from safetensors.torch import load_file
     from transformers import FlavaForPreTraining
 
@@ -87,7 +87,12 @@ def flava_heads(job):
         out = model.flava(**{k: v.float() if k == "pixel_values" else v.long() for k, v in inputs.items()})
         alone = model.mlm_head(out.text_embeddings)
         seeing = model.mmm_text_head(out.multimodal_embeddings[:, -inputs["input_ids"].shape[1] :])
-    return {"alone": alone.flatten().tolist(), "seeing": seeing.flatten().tolist()}
+        hidden = torch.tensor(job["hidden"])
+        masked = model.flava.image_model(inputs["pixel_values"].float(), bool_masked_pos=hidden.bool())
+        patches = model.mim_head(masked.last_hidden_state[:, 1:])
+        patches_seeing = model.mmm_image_head(out.multimodal_embeddings[:, 2 : 2 + hidden.shape[1]])
+    answers = {"alone": alone, "seeing": seeing, "patches": patches, "patches_seeing": patches_seeing}
+    return {name: x.flatten().tolist() for name, x in answers.items()}
 
 
 def retrieval(job):
