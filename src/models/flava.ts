@@ -6,15 +6,16 @@
 import { tf } from "../engine/tf";
 import type { Checkpoint } from "../files/checkpoint";
 import { loadImageProcessor } from "../image/processor";
-import { activationName, activations, embedding, layerNorm, linear, linearSpec, normSpec } from "../nn/layers";
+import { activationName, embedding, layerNorm, linear, linearSpec, normSpec } from "../nn/layers";
 import { type Dtype, disposeParams, loadWeights, matrix, type Params, w } from "../nn/spec";
 import { at, noTap, type Tap } from "../nn/tap";
 import { loadTokenizer } from "../text/tokenizer";
 import { clipLogits, contrastiveLoss } from "./clip";
-import { checkKnown, readConfig } from "./config";
+import { readConfig } from "./config";
+import { type CodebookConfig, codebookConfig, codebookLogits, codebookSpec } from "./flava-codebook";
 import { type EncoderConfig, encoder } from "./encoder";
 import type { DualEncoder } from "./loaded";
-import { checkVit, firstToken, poolFirst, VIT_BLOCKS, VIT_DEFAULTS, VIT_UNUSED, vit, vitBlocks, vitSpec } from "./vit";
+import { checkVit, firstToken, type Masked, poolFirst, VIT_BLOCKS, VIT_DEFAULTS, VIT_UNUSED, vit, vitBlocks, vitSpec } from "./vit";
 
 const TEXT_DEFAULTS = { ...VIT_BLOCKS, vocab_size: 30522, type_vocab_size: 2, max_position_embeddings: 512 };
 const IMAGE_DEFAULTS = { ...VIT_DEFAULTS, mask_token: true, vocab_size: 8192 };
@@ -23,35 +24,42 @@ const FLAVA_DEFAULTS = { hidden_size: 768, layer_norm_eps: 1e-12, projection_dim
 
 export type FlavaTextConfig = typeof TEXT_DEFAULTS;
 export type FlavaImageConfig = typeof IMAGE_DEFAULTS;
-export type FlavaConfig = typeof FLAVA_DEFAULTS & {
-  text_config: FlavaTextConfig;
-  image_config: FlavaImageConfig;
-  multimodal_config: typeof MULTIMODAL_DEFAULTS;
-};
+export type FlavaConfig = typeof FLAVA_DEFAULTS &
+  typeof LOSS_WEIGHTS & {
+    text_config: FlavaTextConfig;
+    image_config: FlavaImageConfig;
+    multimodal_config: typeof MULTIMODAL_DEFAULTS;
+    image_codebook_config: CodebookConfig;
+  };
 
-/** Of the losses of pre-training, and of the codebook whose numbers are the targets of masked patches. */
-const UNUSED = `init_codebook initializer_range ce_ignore_index mim_weight mlm_weight global_contrastive_weight itm_weight mmm_image_weight
-  mmm_text_weight global_backprop_contrastive skip_unmasked_multimodal_encoder return_loss hidden_size_multimodal image_codebook_config
-  image_codebook_config_dict`.split(/\s+/);
+/** How much each loss of pre-training counts. */
+const LOSS_WEIGHTS = { mim_weight: 1, mlm_weight: 1, itm_weight: 1, mmm_image_weight: 1, mmm_text_weight: 1, global_contrastive_weight: 1 };
+
+/** Of how training is spread and labelled, and whether the reference makes a codebook: ours is where the file has one. */
+const UNUSED = `init_codebook initializer_range ce_ignore_index global_backprop_contrastive skip_unmasked_multimodal_encoder return_loss
+  hidden_size_multimodal`.split(/\s+/);
 
 /** `config.json` of a FLAVA checkpoint -> config with every value present. @throws listing unhandled keys and impossible sizes */
 export function flavaConfig(raw: { [key: string]: unknown }): FlavaConfig {
   const rest = { ...raw };
-  const part = <D extends typeof VIT_BLOCKS>(name: "text" | "image" | "multimodal", defaults: D): D => {
-    const [key, twin] = [`${name}_config`, `${name}_config_dict`]; // the twins of old files win where they are given, as in transformers
+  const take = (key: string): unknown => {
+    const twin = `${key}_dict`; // the twins of old files win where they are given, as in transformers
     const given = rest[twin] ? { ...(rest[key] as object), ...(rest[twin] as object) } : rest[key];
     delete rest[key];
     delete rest[twin];
+    return given;
+  };
+  const part = <D extends typeof VIT_BLOCKS>(key: string, defaults: D): D => {
     const where = `config.json: ${key}`;
-    return checkVit(where, readConfig(given, defaults, where, VIT_UNUSED) as unknown as D);
+    return checkVit(where, readConfig(take(key), defaults, where, VIT_UNUSED) as unknown as D);
   };
   const parts = {
-    text_config: part("text", TEXT_DEFAULTS),
-    image_config: part("image", IMAGE_DEFAULTS),
-    multimodal_config: part("multimodal", MULTIMODAL_DEFAULTS),
+    text_config: part("text_config", TEXT_DEFAULTS),
+    image_config: part("image_config", IMAGE_DEFAULTS),
+    multimodal_config: part("multimodal_config", MULTIMODAL_DEFAULTS),
   };
-  for (const [where, c] of Object.entries(parts)) checkKnown(`config.json: ${where}: hidden_act`, c.hidden_act, Object.keys(activations));
-  return { ...readConfig(rest, FLAVA_DEFAULTS, "config.json", UNUSED), ...parts };
+  const image_codebook_config = codebookConfig(take("image_codebook_config"));
+  return { ...readConfig(rest, { ...FLAVA_DEFAULTS, ...LOSS_WEIGHTS }, "config.json", UNUSED), ...parts, image_codebook_config };
 }
 
 const guessSpec = (name: string, D: number, words: number) => ({
@@ -69,8 +77,11 @@ const headsSpec = ({ text_config: t, image_config: v, multimodal_config: m, hidd
   mmmImage: guessSpec("mmm_image_head", m.hidden_size, v.vocab_size),
 });
 
-/** Every weight of the checkpoint by its name in the file. prefix: "flava." in files of FlavaForPreTraining, which have heads; "" in FlavaModel's. */
-export const flavaSpec = (c: FlavaConfig, prefix = "flava.") => {
+/**
+ * Every weight of the checkpoint by its name in the file. prefix: "flava." in files of FlavaForPreTraining, which have heads and, with `codebook`, what
+ * turns pictures into visual words; "" in FlavaModel's.
+ */
+export const flavaSpec = (c: FlavaConfig, { prefix = "flava.", codebook = true } = {}) => {
   const { text_config: t, image_config: v, multimodal_config: m } = c;
   const words = `${prefix}text_model.embeddings`;
   return {
@@ -97,12 +108,13 @@ export const flavaSpec = (c: FlavaConfig, prefix = "flava.") => {
     },
     logitScale: w(`${prefix}logit_scale`, []),
     ...(prefix ? { heads: headsSpec(c) } : {}),
+    ...(codebook ? { codebook: codebookSpec(c.image_codebook_config, "image_codebook.") } : {}),
   };
 };
 export type FlavaParams = Params<ReturnType<typeof flavaSpec>>;
 
-/** Poolers that no output reads, the codebook, position numbers, and the second name of a decoder's bias. */
-export const flavaIgnored = /_model\.pooler\.|^image_codebook\.|\.position_ids$|_head\.bias$/;
+/** Poolers that no output reads, position numbers, and the second name of a decoder's bias. */
+export const flavaIgnored = /_model\.pooler\.|\.position_ids$|_head\.bias$/;
 
 /** Every token of a text, before and behind the last norm. ids, mask: int32 [B, N] -> each [B, N, D]. Taps: `embed`, `blocks.N.…`, `final`. */
 function readText(p: FlavaParams["text"], c: FlavaTextConfig, ids: tf.Tensor2D, mask: tf.Tensor2D | undefined, tap: Tap) {
@@ -136,18 +148,27 @@ export function encodeText(
   return t("out", linear(p.project, firstToken(readText(p, c, ids, mask, t).final)) as tf.Tensor2D);
 }
 
+/** Hides patches of a picture. where: int32 [B, N], 1 where a patch is hidden. @throws for a model without a token that stands for them */
+function hiding({ mask: token }: FlavaParams["image"], where: tf.Tensor2D | undefined): Masked | undefined {
+  if (!where) return undefined;
+  if (!token) throw new Error("config.json: image_config: mask_token is false, so no patch can be hidden");
+  return { token, where };
+}
+
 /**
- * Pictures and texts read together, pair by pair: class token, the picture's tokens, the text's. -> [B, 1 + picture + text, D]
+ * Pictures and texts read together, pair by pair: class token, the picture's tokens, the text's. hidden: patches that are not shown.
+ * -> [B, 1 + picture + text, D]
  * Taps: `vision.…`, `text.…`, `multimodal.{embed,blocks.N.…,final}`.
  */
 export function encodePairs(
   p: FlavaParams,
   c: FlavaConfig,
-  { pixels, ids, mask }: { pixels: tf.Tensor4D; ids: tf.Tensor2D; mask?: tf.Tensor2D },
+  { pixels, ids, mask, hidden }: { pixels: tf.Tensor4D; ids: tf.Tensor2D; mask?: tf.Tensor2D; hidden?: tf.Tensor2D },
   tap: Tap = noTap,
 ): tf.Tensor3D {
   const t = at(tap, "multimodal");
-  const image = linear(p.image.toMultimodal, vit(p.image, c.image_config, pixels, at(tap, "vision")).states) as tf.Tensor3D;
+  const seen = vit(p.image, c.image_config, pixels, at(tap, "vision"), hiding(p.image, hidden)).states;
+  const image = linear(p.image.toMultimodal, seen) as tf.Tensor3D;
   const text = linear(p.text.toMultimodal, readText(p.text, c.text_config, ids, mask, at(tap, "text")).states) as tf.Tensor3D;
   const [B, before] = [ids.shape[0], image.shape[1] + (p.multimodal.cls ? 1 : 0)];
   const cls = p.multimodal.cls ? [p.multimodal.cls.tile([B, 1, 1]) as tf.Tensor3D] : [];
@@ -167,8 +188,8 @@ const guess = (p: Heads["mlm"], x: tf.Tensor3D, { hidden_act, layer_norm_eps }: 
 export type Flava = DualEncoder<FlavaParams> & {
   modelType: "flava";
   config: FlavaConfig;
-  /** Pictures and texts read together, pair by pair: [B, 1 + picture + text, D] */
-  encodePairs(pixels: tf.Tensor4D, ids: tf.Tensor2D, mask?: tf.Tensor2D, tap?: Tap): tf.Tensor3D;
+  /** Pictures and texts read together, pair by pair: [B, 1 + picture + text, D]. hidden: int32 [B, N], 1 where a patch is not shown. */
+  encodePairs(pixels: tf.Tensor4D, ids: tf.Tensor2D, mask?: tf.Tensor2D, tap?: Tap, hidden?: tf.Tensor2D): tf.Tensor3D;
   /** Scores of "does not belong" and "belongs" for what `encodePairs` gives: [B, M, D] -> [B, 2]. @throws for a checkpoint without heads */
   matching(pairs: tf.Tensor3D): tf.Tensor2D;
   /** Scores of the words of a text that is read alone: [B, N, V]. @throws for a checkpoint without heads */
@@ -181,7 +202,12 @@ export type Flava = DualEncoder<FlavaParams> & {
    */
   patchLogits(pixels: tf.Tensor4D, hidden?: tf.Tensor2D, tap?: Tap): tf.Tensor3D;
   /** The same, the text seen: what `encodePairs` gives -> [B, N, V], N the picture's patches. @throws for a checkpoint without heads */
-  patchLogitsSeeing(pairs: tf.Tensor3D): tf.Tensor3D;
+  patchLogitsSeeing(pairs: tf.Tensor3D, patches?: number): tf.Tensor3D;
+  /**
+   * The codebook's word of every 8 x 8 pixels, row by row: what a patch's guess should be. pixels: [B, H, W, 3] of `loadCodebookProcessor(folder)`
+   * -> int32 [B, H/8 · W/8]. @throws for a checkpoint without a codebook
+   */
+  visualWords(pixels: tf.Tensor4D): tf.Tensor2D;
   with(params: FlavaParams): Flava;
 };
 
@@ -189,9 +215,10 @@ export type Flava = DualEncoder<FlavaParams> & {
 export async function loadFlava({ folder, config: raw, tensors }: Checkpoint, dtype: Dtype): Promise<Flava> {
   const config = flavaConfig(raw);
   const [tokenizer, imageProcessor] = [await loadTokenizer(folder), loadImageProcessor(folder)];
-  const { text_config: t, image_config: v, multimodal_config: m } = config;
+  const { text_config: t, image_config: v } = config;
   const prefix = [...tensors.keys()].some((name) => name.startsWith("flava.")) ? "flava." : "";
-  const spec = flavaSpec(config, prefix);
+  const codebook = [...tensors.keys()].some((name) => name.startsWith("image_codebook."));
+  const spec = flavaSpec(config, { prefix, codebook });
   const params = loadWeights(spec, tensors, { dtype, ignore: flavaIgnored, where: folder });
   const side = Math.floor(v.image_size / v.patch_size);
   const around = (params: FlavaParams): Flava => {
@@ -207,21 +234,25 @@ export async function loadFlava({ folder, config: raw, tensors }: Checkpoint, dt
       moduleName: (name) => name.replace(/^flava\./, ""),
       encodeImage: (pixels, tap = noTap) => tf.tidy(() => encodeImage(params.image, v, pixels, tap)),
       encodeText: (ids, mask, tap = noTap) => tf.tidy(() => encodeText(params.text, t, ids, mask, tap)),
-      encodePairs: (pixels, ids, mask, tap = noTap) => tf.tidy(() => encodePairs(params, config, { pixels, ids, mask }, tap)),
+      encodePairs: (pixels, ids, mask, tap = noTap, hidden) =>
+        tf.tidy(() => encodePairs(params, config, { pixels, ids, mask, hidden }, tap)),
       matching: (pairs) => tf.tidy(() => linear(heads().itm.out, poolFirst(heads().itm.pooler, pairs)) as tf.Tensor2D),
       wordLogits: (ids, mask, tap = noTap) =>
         tf.tidy(() => guess(heads().mlm, readText(params.text, t, ids, mask, at(tap, "text")).final, t)),
       wordLogitsSeeing: (pairs, tokens) =>
-        tf.tidy(() => guess(heads().mmmText, pairs.slice([0, pairs.shape[1] - tokens, 0], [-1, tokens, -1]), m)),
+        tf.tidy(() => guess(heads().mmmText, pairs.slice([0, pairs.shape[1] - tokens, 0], [-1, tokens, -1]), t)),
       patchLogits: (pixels, hidden, tap = noTap) =>
         tf.tidy(() => {
-          if (hidden && !params.image.mask) throw new Error(`${folder}: image_config: mask_token is false, no patch can be hidden`);
-          const masked = hidden && { token: params.image.mask as tf.Tensor, where: hidden };
-          const { final } = vit(params.image, v, pixels, at(tap, "vision"), masked);
+          const { final } = vit(params.image, v, pixels, at(tap, "vision"), hiding(params.image, hidden));
           return guess(heads().mim, final.slice([0, 1, 0], [-1, -1, -1]), v);
         }),
-      patchLogitsSeeing: (pairs) =>
-        tf.tidy(() => guess(heads().mmmImage, pairs.slice([0, (params.multimodal.cls ? 1 : 0) + 1, 0], [-1, side * side, -1]), m)),
+      patchLogitsSeeing: (pairs, patches = side * side) =>
+        tf.tidy(() => guess(heads().mmmImage, pairs.slice([0, (params.multimodal.cls ? 1 : 0) + 1, 0], [-1, patches, -1]), v)),
+      visualWords: (pixels) =>
+        tf.tidy(() => {
+          if (!params.codebook) throw new Error(`${folder} holds no codebook (image_codebook.…), which says what a patch's word is`);
+          return codebookLogits(params.codebook, config.image_codebook_config, pixels).argMax(-1).reshape([pixels.shape[0], -1]);
+        }),
       logits: (images, texts) => tf.tidy(() => clipLogits(params.logitScale, images, texts)),
       loss: (images, texts) => tf.tidy(() => contrastiveLoss(params.logitScale, images, texts)),
       with: around,

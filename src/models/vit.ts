@@ -84,6 +84,8 @@ function embed(p: Vit, c: VitConfig, pixels: tf.Tensor4D, tap: Tap, masked?: Mas
   const [B, H, W] = pixels.shape;
   const [D, side] = [c.hidden_size, Math.floor(c.image_size / c.patch_size)];
   const shown = tap("patch_embed", patchEmbed(p.patch, pixels, c.patch_size)); //                    [B, N-1, D]
+  if (masked && String(masked.where.shape) !== String(shown.shape.slice(0, 2)))
+    throw new RangeError(`hidden patches are [${masked.where.shape}], expected [${shown.shape.slice(0, 2)}]: pictures, patches of each`);
   const patches = masked ? tf.where(masked.where.expandDims(2).equal(1), masked.token, shown) : shown;
   const table = p.position.reshape([side * side + 1, D]) as tf.Tensor2D;
   const grid = { rows: Math.floor(H / c.patch_size), columns: Math.floor(W / c.patch_size) };

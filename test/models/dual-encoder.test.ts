@@ -15,7 +15,7 @@ import { withLora } from "vitrine/nn/lora";
 import { pairBatches, pairLoss } from "vitrine/train/contrastive";
 import { channelsLast, integers, openOracle } from "../parity/check";
 import { ORACLE } from "../support/clip";
-import { expectClose, keepsTensorCount } from "../support/close";
+import { expectClose, expectSame, keepsTensorCount } from "../support/close";
 import { noReference, reference } from "../support/reference";
 
 const PICTURES = ["rgb_wide.png", "gray.png", "photo.jpg"].map((name) => join(ORACLE, "images", name));
@@ -44,6 +44,13 @@ for (const [family, targetModules] of Object.entries(QUERIES))
       tf.dispose([pixels, ids, mask, ours, same]);
     });
     const { model: trained, adapter } = withLora(model, { targetModules, r: 2, loraAlpha: 4 });
+    await keepsTensorCount(() =>
+      tf.tidy(() => {
+        const [pixels, { ids, mask }] = [pixelBatch(model, pictures), tokenBatch(model, TEXTS)];
+        expectSame(trained.encodeImage(pixels).dataSync(), model.encodeImage(pixels).dataSync(), "B is 0: pictures");
+        expectSame(trained.encodeText(ids, mask).dataSync(), model.encodeText(ids, mask).dataSync(), "B is 0: texts");
+      }),
+    );
     const pairs = PICTURES.map((path, i) => ({ image: () => readPicture(path), caption: TEXTS[i] }));
     for await (const batch of pairBatches(trained, pairs, { batchSize: 3, epochs: 1 })) {
       const { value, grads } = tf.variableGrads(() => pairLoss(trained)(batch), adapter.variables);

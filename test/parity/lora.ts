@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { tf } from "vitrine/engine";
-import { type Adaptable, type Adapter, mergeLora } from "vitrine/nn/lora";
+import { type Adaptable, type Adapter, linearPaths, mergeLora } from "vitrine/nn/lora";
 import { loadAdapter, saveAdapter } from "vitrine/nn/peft";
 import { adamW, clipGradients, globalNorm } from "vitrine/train/adamw";
 import { schedule } from "vitrine/train/schedule";
@@ -57,7 +57,7 @@ async function trainAsPeft<M extends Adaptable>(
   for (let step = 0; step < STEPS; step++) {
     const { value, grads } = tf.variableGrads(() => run.loss(model), reached);
     const list = reached.map((v) => grads[v.name]);
-    if (step === 0) await checkFirstGradients(checks, title, oracle, adapter, grads, wanted.first_step_gradients);
+    if (step === 0) await checkFirstGradients(checks, title, oracle, { model, adapter }, grads, wanted.first_step_gradients);
     const [norm] = await globalNorm(list).data();
     norms.push(norm);
     losses.push((await value.data())[0]);
@@ -80,12 +80,14 @@ async function checkFirstGradients(
   checks: Checks,
   title: string,
   oracle: Oracle,
-  adapter: Adapter,
+  { model, adapter }: { model: Adaptable; adapter: Adapter },
   grads: { [name: string]: tf.Tensor },
   wanted: { [key: string]: string },
 ): Promise<void> {
   for (const [key, name] of Object.entries(wanted)) {
-    const module = adapter.modules.find((m) => key.startsWith(`base_model.model.${m.name}.lora_`));
+    // FlavaForPreTraining has the names of its file, and FlavaModel, whose names ours are, those without the first part.
+    const called = linearPaths(model).find((m) => [m.name, m.file].some((name) => key.startsWith(`base_model.model.${name}.lora_`)));
+    const module = adapter.modules.find((m) => m.name === called?.name);
     if (!module) {
       checks.exact(`${title}: first gradient`, 1, [`no adapter for ${key}`]);
       continue;

@@ -12,6 +12,7 @@ import { checkBlip2Generation } from "./blip2-generation";
 import { checkBlip2Retrieval } from "./blip2";
 import { checkClip } from "./clip";
 import { checkDualEncoder, checkFlava } from "./dual-encoder";
+import { checkFlavaPretraining } from "./flava-pretraining";
 import { checkInternVL, checkInternVLChat } from "./internvl";
 import { checkLlava } from "./llava";
 import { checkMiniGpt4 } from "./minigpt4";
@@ -26,6 +27,7 @@ const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => P
   siglip: checkSiglip,
   vision_text_dual_encoder: checkDualEncoder,
   flava: checkFlava,
+  flava_pretraining: checkFlavaPretraining,
   albef: checkAlbef,
   blip_itm: checkBlipRetrieval,
   blip_caption: checkBlipCaptioner,
