@@ -32,7 +32,8 @@ const smallest = (key: string): number => (/_id$|_layers$/.test(key) ? 0 : 1);
 
 /**
  * @param where how errors call this part, e.g. `config.json: text_config`
- * @param ignored keys of this family that change nothing in a forward pass; `auto_map` is ignored with a warning of the process
+ * @param ignored keys of this family that change nothing in a forward pass; `auto_map` is ignored with a warning of the process. null is "not given", as in
+ *   files of before 2023, in which every key of every part is written out
  * @throws Error that lists every wrong type, impossible size and unhandled key at once
  */
 export function readConfig<D extends Defaults>(
@@ -53,7 +54,7 @@ export function readConfig<D extends Defaults>(
       else if (value !== null) out[key] = value as Value;
     } else if (FOREIGN_CODE.includes(key)) {
       process.emitWarning(`${where}: ${key} is ignored; Vitrine runs no code from a model's folder`);
-    } else if (!HARMLESS.has(key) && !ignored.includes(key)) {
+    } else if (value !== null && !HARMLESS.has(key) && !ignored.includes(key)) {
       const near = nearest(key, Object.keys(defaults));
       problems.push(`  ${key}: not handled here${near ? ` (nearest known key: ${near})` : ""}; it may change what the model computes`);
     }

@@ -11,13 +11,16 @@ import { type Dtype, disposeParams, loadWeights, matrix, type Params, w } from "
 import { at, noTap, type Tap } from "../nn/tap";
 import { loadTokenizer } from "../text/tokenizer";
 import { clipLogits, contrastiveLoss } from "./clip";
-import { readConfig } from "./config";
+import { checkKnown, readConfig } from "./config";
 import { type CodebookConfig, codebookConfig, codebookLogits, codebookSpec } from "./flava-codebook";
 import { type EncoderConfig, encoder } from "./encoder";
 import type { DualEncoder } from "./loaded";
 import { checkVit, firstToken, type Masked, poolFirst, VIT_BLOCKS, VIT_DEFAULTS, VIT_UNUSED, vit, vitBlocks, vitSpec } from "./vit";
 
-const TEXT_DEFAULTS = { ...VIT_BLOCKS, vocab_size: 30522, type_vocab_size: 2, max_position_embeddings: 512 };
+const TEXT_DEFAULTS = {
+  ...VIT_BLOCKS,
+  ...{ vocab_size: 30522, type_vocab_size: 2, max_position_embeddings: 512, position_embedding_type: "absolute" },
+};
 const IMAGE_DEFAULTS = { ...VIT_DEFAULTS, mask_token: true, vocab_size: 8192 };
 const MULTIMODAL_DEFAULTS = { ...VIT_BLOCKS, num_hidden_layers: 6, use_cls_token: true };
 const FLAVA_DEFAULTS = { hidden_size: 768, layer_norm_eps: 1e-12, projection_dim: 768, logit_scale_init_value: 2.6592 };
@@ -58,6 +61,7 @@ export function flavaConfig(raw: { [key: string]: unknown }): FlavaConfig {
     image_config: part("image_config", IMAGE_DEFAULTS),
     multimodal_config: part("multimodal_config", MULTIMODAL_DEFAULTS),
   };
+  checkKnown("config.json: text_config: position_embedding_type", parts.text_config.position_embedding_type, ["absolute"]);
   const image_codebook_config = codebookConfig(take("image_codebook_config"));
   return { ...readConfig(rest, { ...FLAVA_DEFAULTS, ...LOSS_WEIGHTS }, "config.json", UNUSED), ...parts, image_codebook_config };
 }

@@ -122,6 +122,42 @@ test("FLAVA guesses words and patches as PyTorch does, read alone and together",
   model.dispose();
 });
 
+/** What transformers of before 2023 wrote into every part of a config, as in facebook/flava-full and openai/clip-vit-base-patch32. */
+const WRITTEN_OUT = {
+  ...{
+    add_cross_attention: false,
+    architectures: null,
+    bad_words_ids: null,
+    chunk_size_feed_forward: 0,
+    eos_token_id: null,
+    finetuning_task: null,
+  },
+  ...{
+    id2label: { 0: "LABEL_0" },
+    is_decoder: false,
+    num_beams: 1,
+    pruned_heads: {},
+    tie_word_embeddings: true,
+    top_k: 50,
+    torch_dtype: null,
+  },
+};
+
+test("configs with every key of every part written out are read, and their twins that are null", () => {
+  const parts = Object.fromEntries(["text", "image", "multimodal", "image_codebook"].map((name) => [`${name}_config`, WRITTEN_OUT]));
+  const twins = Object.fromEntries(Object.keys(parts).map((name) => [`${name}_dict`, null]));
+  const absolute = { ...WRITTEN_OUT, position_embedding_type: "absolute" };
+  assert.deepEqual(flavaConfig({ ...parts, ...twins, text_config: absolute, eos_token_id: null }), flavaConfig({}));
+  assert.throws(
+    () => flavaConfig({ text_config: { position_embedding_type: "relative_key" } }),
+    /position_embedding_type "relative_key" is not known/,
+  );
+  for (const model_type of ["vit", "clip_vision_model"]) {
+    const plain = { vision_config: { model_type }, text_config: {} };
+    assert.deepEqual(dualConfig({ vision_config: { ...WRITTEN_OUT, model_type }, text_config: absolute }), dualConfig(plain));
+  }
+});
+
 test("what a dual encoder's config asks for and is not handled is named", () => {
   assert.throws(
     () => dualConfig({ vision_config: { model_type: "swin" }, text_config: {} }),
