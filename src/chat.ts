@@ -138,7 +138,7 @@ function makePipeline(speaker: Speaker, maxSessions: number, owns: boolean): Pip
     if (given.length > LIMITS.prompts) throw new RangeError(`chat: ${given.length} questions, at most ${LIMITS.prompts} are read at once`);
     const all: Response[] = [];
     for (const [index, one] of given.entries()) {
-      const responses = await several(one, many, signal).catch((error) => [failed(error)]);
+      const responses = signal.aborted ? [unanswered("abort")] : await several(one, many, signal).catch((error) => [failed(error)]);
       for (const response of responses) all.push({ ...response, index });
     }
     return all;
@@ -202,19 +202,20 @@ function makePipeline(speaker: Speaker, maxSessions: number, owns: boolean): Pip
   });
 }
 
-const failed = (error: unknown): Response => {
-  const reason = error instanceof Error ? error : new Error(String(error));
-  return {
-    text: "",
-    generateTokenLen: 0,
-    inputTokenLen: 0,
-    cachedTokenLen: 0,
-    finishReason: "error",
-    tokenIds: [],
-    index: 0,
-    error: reason,
-  };
-};
+const unanswered = (finishReason: Response["finishReason"]): Response => ({
+  text: "",
+  generateTokenLen: 0,
+  inputTokenLen: 0,
+  cachedTokenLen: 0,
+  finishReason,
+  tokenIds: [],
+  index: 0,
+});
+
+const failed = (error: unknown): Response => ({
+  ...unanswered("error"),
+  error: error instanceof Error ? error : new Error(String(error)),
+});
 
 /** An answer to be read; `unread` is called when its reader leaves before the first piece, which a generator would not notice. */
 function readable(run: AsyncGenerator<Piece, Response, undefined>, unread: () => void): AsyncGenerator<Piece, Response, undefined> {

@@ -136,6 +136,34 @@ const whole = await embedImages(small, photos(100), { batchSize: 16, onError: "s
     assert.equal(textOf(ok(await kernel.run("part.count > 0 && part.count < 1e6"))), "true");
   });
 
+  test("a chat streams into its cell; an interrupt ends many answers within a second and keeps those that were given", async () => {
+    ok(
+      await kernel.run(
+        `import { pipeline } from "vitrine/chat";
+const talk = await pipeline(${JSON.stringify(join(ROOT, "test", "oracle", "internvl_hf", "model"))});
+const seven = { maxNewTokens: 7, ignoreEos: true };`,
+      ),
+    );
+    const streamed = ok(
+      await kernel.run(`const chat = await talk.chat("Hello", { genConfig: seven, stream: true });
+let pieces = 0;
+for await (const { text } of chat) { pieces++; process.stdout.write(text + "|"); }
+console.log(pieces, chat.response.finishReason);`),
+    );
+    assert.match(textOf(streamed), /^(.*\|){7}7 length\s*$/s);
+    const run = ok(
+      await kernel.run(
+        `const answers = await talk(Array.from({ length: 10000 }, () => [{ role: "user", content: "Hello" }]), { genConfig: seven });`,
+        {
+          interrupt: 2,
+        },
+      ),
+    );
+    assert.ok(run.seconds < 4, `ended ${(run.seconds - 2).toFixed(2)} s after the interrupt`);
+    const told = textOf(ok(await kernel.run("[answers.length, answers[0].finishReason, answers[9999].finishReason].join(' ')")));
+    assert.equal(told, "10000 length abort");
+  });
+
   test("interrupt: a cell that does not watch fails at once, and earlier variables stay", async () => {
     ok(await kernel.run("const earlier = 7;"));
     const waiting = await kernel.run("const lost = 1; await new Promise(() => {});", { interrupt: 1 });
