@@ -22,6 +22,8 @@ type Notebook = {
 
 const FOLDER = join(ROOT, "notebooks");
 const MOST_BYTES = 2_000_000;
+/** Why notebooks run once only; .ci/run runs them twice. */
+const REPEAT = process.env.VITRINE_REPEAT === "1" ? false : "set VITRINE_REPEAT=1 to run every notebook twice and compare the numbers";
 
 const names = readdirSync(FOLDER).filter((name) => name.endsWith(".ipynb"));
 const read = (path: string): Notebook => JSON.parse(readFileSync(path, "utf8"));
@@ -72,8 +74,9 @@ describe("notebooks", { skip: noJupyter }, () => {
       assert.deepEqual(paths, [], "no path of one machine");
     });
 
-    test(`${name} runs from a clean kernel, twice with the same numbers`, { timeout: 1_500_000 }, async () => {
-      const [first, second] = await Promise.all([execute(name, join(folder, name)), execute(name, join(folder, `again-${name}`))]);
+    let first: Notebook | undefined;
+    test(`${name} runs from a clean kernel`, { timeout: 1_500_000 }, async () => {
+      first = await execute(name, join(folder, name));
       const codes = first.cells.filter(({ cell_type }) => cell_type === "code");
       assert.ok(
         codes.some(({ outputs }) => outputs!.length > 0),
@@ -84,7 +87,10 @@ describe("notebooks", { skip: noJupyter }, () => {
         [],
       );
       assert.ok(textsOf(first).filter((text) => /\d/.test(text)).length >= 3, "there are numbers to compare");
-      assert.deepEqual(textsOf(second), textsOf(first));
+    });
+
+    test(`${name} run again gives the same numbers`, { timeout: 1_500_000, skip: REPEAT }, async () => {
+      assert.deepEqual(textsOf(await execute(name, join(folder, `again-${name}`))), textsOf(first!));
     });
   }
 });

@@ -51,9 +51,9 @@ const families: { [family: string]: (oracle: ReturnType<typeof openOracle>) => P
   templates: async () => [], // prompts alone
 };
 
-/** Runs all checks in a folder. `unknown` names the families there that nothing here checks. */
-export async function runOracle(root: string): Promise<{ checks: Check[]; unknown: string[] }> {
-  const found = readdirSync(root).filter((name) => existsSync(join(root, name, "cases.json")));
+/** Runs all checks in a folder, or those of some families. `unknown` names the families there that nothing here checks. */
+export async function runOracle(root: string, only?: readonly string[]): Promise<{ checks: Check[]; unknown: string[] }> {
+  const found = readdirSync(root).filter((name) => existsSync(join(root, name, "cases.json")) && (only?.includes(name) ?? true));
   if (found.length === 0)
     throw new Error(`${root} holds no family (a folder with cases.json); expected the layout that the oracle's generator writes`);
   const checks: Check[] = [];
