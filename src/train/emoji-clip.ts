@@ -8,7 +8,7 @@ import { parseArgs } from "node:util";
 import { captionsOf, trainingCaption } from "../data/captions";
 import { dataset, type ImageText } from "../data/index";
 import { embedImages, embedTexts } from "../embed";
-import { interruptOnCtrlC, interruptSignal } from "../engine/interrupt";
+import { interruptOnCtrlC } from "../engine/interrupt";
 import { engine, tf } from "../engine/index";
 import { writeFileAtomic } from "../files/atomic";
 import { type Clip, load } from "../models/index";
@@ -19,7 +19,8 @@ import { trainBpe } from "../text/bpe";
 import { jitter } from "./augment";
 import { pairBatches, pairLoss } from "./contrastive";
 import { freshClip } from "./fresh";
-import { type Row, train } from "./loop";
+import { carryOut } from "./carry-out";
+import type { Row } from "./loop";
 
 /** Everything that decides the result; committed beside the weights. */
 const recipe = {
@@ -108,8 +109,8 @@ const clipConfigOf = (vocabSize: number) => ({
   },
 });
 
-async function fit(model: Clip, variables: tf.Variable[], pairs: ImageText[], steps: number): Promise<Row[]> {
-  const { batchSize, seed, learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16 } = recipe;
+function fit(model: Clip, variables: tf.Variable[], pairs: ImageText[], steps: number): Promise<Row[]> {
+  const { batchSize, seed } = recipe;
   const logitScale = model.params.logitScale as tf.Variable;
   const batches = pairBatches(model, pairs, {
     batchSize,
@@ -117,34 +118,12 @@ async function fit(model: Clip, variables: tf.Variable[], pairs: ImageText[], st
     caption: trainingCaption,
     augment: (picture, next) => jitter(picture, next, recipe.augment),
   });
-  const rows: Row[] = [];
-  const run = train({
-    variables,
-    batches,
-    loss: pairLoss(model),
-    steps,
-    learningRate,
-    warmupSteps,
-    schedule,
-    weightDecay,
-    betas,
-    maxGradNorm,
-    bf16,
-    noDecay: (v) => v.rank < 2,
-    signal: interruptSignal(),
+  return carryOut(recipe, {
+    ...{ variables, batches, loss: pairLoss(model), steps },
+    after: () => tf.tidy(() => logitScale.assign(logitScale.clipByValue(0, LARGEST_LOGIT_SCALE))),
+    every: 500,
+    measure: () => measure(model),
   });
-  for await (const row of run) {
-    tf.tidy(() => logitScale.assign(logitScale.clipByValue(0, LARGEST_LOGIT_SCALE)));
-    rows.push({
-      ...row,
-      loss: Number(row.loss.toFixed(4)),
-      gradNorm: Number(row.gradNorm.toFixed(3)),
-      seconds: Number(row.seconds.toFixed(3)),
-    });
-    if (row.step % 20 === 0) console.log(`step ${row.step}/${steps}  loss ${row.loss.toFixed(3)}  ${row.seconds.toFixed(2)} s`);
-    if (row.step % 500 === 0) console.log(JSON.stringify(await measure(model)));
-  }
-  return rows;
 }
 
 /** Retrieval among the plain names of pictures never seen in training, both directions, by language. */

@@ -1,4 +1,5 @@
 /** The files of emoji-ovis around its weights, as transformers' Ovis2Processor and `load` read them. */
+import { smallQwen2 } from "./fresh";
 import { CLIP_MEAN, CLIP_STD } from "../image/processor-config";
 import type { Frame } from "./conversations";
 
@@ -66,20 +67,7 @@ export const configOf = (r: Sizes, vocabSize: number, idOf: { [token: string]: n
     vocab_size: r.words,
     ...r.vision,
   },
-  text_config: {
-    model_type: "qwen2",
-    bos_token_id: null,
-    eos_token_id: idOf[FRAME.end],
-    pad_token_id: idOf[PAD],
-    hidden_act: "silu",
-    max_position_embeddings: r.contextLength,
-    rms_norm_eps: 1e-6,
-    rope_theta: 10000,
-    tie_word_embeddings: true,
-    use_sliding_window: false,
-    vocab_size: vocabSize,
-    ...r.text,
-  },
+  text_config: { ...smallQwen2({ end: idOf[FRAME.end], pad: idOf[PAD], contextLength: r.contextLength, vocabSize }), ...r.text },
 });
 
 export const preprocessorOf = ({ imageSize, maxPatches }: Sizes) => ({

@@ -9,7 +9,7 @@ import { parseArgs } from "node:util";
 import { type Drawn, scatter } from "../data/questions";
 import { mixSeeds, random } from "../data/random";
 import { pixelBatch } from "../embed";
-import { interruptOnCtrlC, interruptSignal } from "../engine/interrupt";
+import { interruptOnCtrlC } from "../engine/interrupt";
 import { engine, type tf } from "../engine/index";
 import { writeFileAtomic } from "../files/atomic";
 import { readJson } from "../files/json";
@@ -27,6 +27,7 @@ import { answerLoss, type Pupil } from "./conversations";
 import { chatTemplate, configOf, FRAME, preprocessorOf, processorOf, SPECIAL, tokenizerSettings } from "./emoji-ovis-files";
 import { drawings, measureAnswers, talkBatches, textsOf } from "./emoji-talk";
 import { freshWeights } from "./fresh";
+import { carryOut } from "./carry-out";
 import { type Row, train } from "./loop";
 import { ovisPupil } from "./ovis-pupil";
 
@@ -177,26 +178,15 @@ async function learnToSee(model: Ovis2, config: Ovis2Config, variables: tf.Varia
   return { steps, unexplained: Number((last.reduce((a, b) => a + b, 0) / last.length).toFixed(3)) };
 }
 
-async function fit(pupil: Pupil, variables: tf.Variable[], emoji: Drawn[], test: Drawn[], steps: number): Promise<Row[]> {
-  const { learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16 } = recipe;
-  const rows: Row[] = [];
-  const run = train({
+const fit = (pupil: Pupil, variables: tf.Variable[], emoji: Drawn[], test: Drawn[], steps: number): Promise<Row[]> =>
+  carryOut(recipe, {
     variables,
     batches: talkBatches(pupil.teacher, emoji, recipe, SIDE),
     loss: answerLoss(pupil),
-    ...{ steps, learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16 },
-    noDecay: (v) => v.rank < 2,
-    signal: interruptSignal(),
+    steps,
+    every: 200,
+    measure: () => measureAnswers(pupil, test, { ...measured, scenes: 100 }),
   });
-  for await (const row of run) {
-    const [loss, gradNorm, seconds] = [Number(row.loss.toFixed(4)), Number(row.gradNorm.toFixed(3)), Number(row.seconds.toFixed(3))];
-    rows.push({ ...row, loss, gradNorm, seconds });
-    if (row.step % 20 === 0) console.log(`step ${row.step}/${steps}  loss ${row.loss.toFixed(3)}  ${row.seconds.toFixed(2)} s`);
-    if (row.step % 200 === 0 && row.step < steps)
-      console.log(JSON.stringify(await measureAnswers(pupil, test, { ...measured, scenes: 100 })));
-  }
-  return rows;
-}
 
 main().catch((error) => {
   console.error((error as Error).message);

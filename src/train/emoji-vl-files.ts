@@ -1,4 +1,5 @@
 /** The files of emoji-vl around its weights, as transformers' InternVLProcessor and `load` read them. */
+import { smallQwen2 } from "./fresh";
 import type { InternVLFrame } from "./conversations";
 
 /** What stands around questions, answers and pictures; the chat template says the same. */
@@ -78,20 +79,7 @@ export const configOf = (r: Sizes, vocabSize: number, idOf: { [token: string]: n
     use_qk_norm: false,
     ...r.vision,
   },
-  text_config: {
-    model_type: "qwen2",
-    bos_token_id: null,
-    eos_token_id: idOf[FRAME.end],
-    pad_token_id: idOf[PAD],
-    hidden_act: "silu",
-    max_position_embeddings: r.contextLength,
-    rms_norm_eps: 1e-6,
-    rope_theta: 10000,
-    tie_word_embeddings: true,
-    use_sliding_window: false,
-    vocab_size: vocabSize,
-    ...r.text,
-  },
+  text_config: { ...smallQwen2({ end: idOf[FRAME.end], pad: idOf[PAD], contextLength: r.contextLength, vocabSize }), ...r.text },
 });
 
 const IMAGENET = { image_mean: [0.485, 0.456, 0.406], image_std: [0.229, 0.224, 0.225] };

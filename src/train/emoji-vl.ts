@@ -8,7 +8,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { type Drawn, single } from "../data/questions";
 import { random, shuffle } from "../data/random";
-import { interruptOnCtrlC, interruptSignal } from "../engine/interrupt";
+import { interruptOnCtrlC } from "../engine/interrupt";
 import { engine, type tf } from "../engine/index";
 import { writeFileAtomic } from "../files/atomic";
 import { readJson } from "../files/json";
@@ -24,7 +24,8 @@ import { answerLoss, internVLPupil, type Pupil } from "./conversations";
 import { asked, drawings, measureAnswers, talkBatches, textsOf } from "./emoji-talk";
 import { chatTemplate, configOf, FRAME, preprocessorOf, SPECIAL, tokenizerSettings, videoProcessorOf } from "./emoji-vl-files";
 import { freshWeights } from "./fresh";
-import { type Row, train } from "./loop";
+import { carryOut } from "./carry-out";
+import type { Row } from "./loop";
 
 type Model = VisionLanguageModel<InternVLParams>;
 
@@ -119,37 +120,15 @@ async function writeStart(folder: string, emoji: Drawn[]): Promise<InternVLConfi
 const pupilOf = (model: Model, config: InternVLConfig, folder: string): Pupil =>
   internVLPupil(model, config, loadTileProcessor(folder), FRAME);
 
-async function fit(pupil: Pupil, variables: tf.Variable[], emoji: Drawn[], test: Drawn[], steps: number): Promise<Row[]> {
-  const { learningRate, warmupSteps, schedule, weightDecay, betas, maxGradNorm, bf16 } = recipe;
-  const rows: Row[] = [];
-  const run = train({
+const fit = (pupil: Pupil, variables: tf.Variable[], emoji: Drawn[], test: Drawn[], steps: number): Promise<Row[]> =>
+  carryOut(recipe, {
     variables,
     batches: talkBatches(pupil.teacher, emoji, recipe, SIDE),
     loss: answerLoss(pupil),
     steps,
-    learningRate,
-    warmupSteps,
-    schedule,
-    weightDecay,
-    betas,
-    maxGradNorm,
-    bf16,
-    noDecay: (v) => v.rank < 2,
-    signal: interruptSignal(),
+    every: 250,
+    measure: () => measureAnswers(pupil, test, { seed: recipe.seed, side: SIDE, scenes: 100 }),
   });
-  for await (const row of run) {
-    rows.push({
-      ...row,
-      loss: Number(row.loss.toFixed(4)),
-      gradNorm: Number(row.gradNorm.toFixed(3)),
-      seconds: Number(row.seconds.toFixed(3)),
-    });
-    if (row.step % 20 === 0) console.log(`step ${row.step}/${steps}  loss ${row.loss.toFixed(3)}  ${row.seconds.toFixed(2)} s`);
-    if (row.step % 250 === 0 && row.step < steps)
-      console.log(JSON.stringify(await measureAnswers(pupil, test, { seed: recipe.seed, side: SIDE, scenes: 100 })));
-  }
-  return rows;
-}
 
 main().catch((error) => {
   console.error((error as Error).message);

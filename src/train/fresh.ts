@@ -88,3 +88,28 @@ const preprocessor = (size: number) => ({
   image_std: [0.26862954, 0.26130258, 0.27577711],
   do_convert_rgb: true,
 });
+
+/** `text_config` of a small Qwen2 with tied embeddings, without its sizes. end, pad: token ids */
+export const smallQwen2 = ({
+  end,
+  pad,
+  contextLength,
+  vocabSize,
+}: {
+  end: number;
+  pad: number;
+  contextLength: number;
+  vocabSize: number;
+}) => ({
+  model_type: "qwen2",
+  bos_token_id: null,
+  eos_token_id: end,
+  pad_token_id: pad,
+  hidden_act: "silu",
+  max_position_embeddings: contextLength,
+  rms_norm_eps: 1e-6,
+  rope_theta: 10000,
+  tie_word_embeddings: true,
+  use_sliding_window: false,
+  vocab_size: vocabSize,
+});
