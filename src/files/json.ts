@@ -194,3 +194,6 @@ function readText(path: string): string {
     throw error;
   }
 }
+
+/** A value as the text of a file: indented by two blanks, with a line break at the end. */
+export const jsonText = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`;

@@ -6,7 +6,7 @@ import { tf } from "../engine/tf";
 import { activationName, layerNorm, linear, linearSpec, normSpec } from "../nn/layers";
 import { pixelShuffle } from "../nn/patches";
 import type { Params } from "../nn/spec";
-import { at, noTap, type Tap } from "../nn/tap";
+import { noTap, type Tap } from "../nn/tap";
 import { checkKnown, readConfig } from "./config";
 import { checkInternVit, type InternVitConfig, internVit, internVitSpec } from "./internvit";
 import { languageConfig } from "./language-config";
@@ -145,6 +145,3 @@ export function placeFeatures(words: tf.Tensor3D, places: readonly number[], fea
   places.forEach((place, i) => (order[place] = B * N + i));
   return tf.tidy(() => tf.gather(tf.concat([words.reshape([B * N, D]), features]), tf.tensor1d(order, "int32")).reshape([B, N, D]));
 }
-
-/** The tap of the language model's activations. */
-export const languageTap = (tap: Tap): Tap => at(tap, "language");

@@ -1,5 +1,8 @@
 /** A recipe carried out from the command line: told as it goes, its rows rounded for the curve that stands beside the checkpoint. */
+import { join } from "node:path";
 import { interruptSignal } from "../engine/interrupt";
+import { writeFileAtomic } from "../files/atomic";
+import { jsonText } from "../files/json";
 import { type Row, train, type TrainOptions } from "./loop";
 
 /** Of a recipe: what `train` takes. */
@@ -34,4 +37,14 @@ export async function carryOut<Batch>(
     if (row.step % every === 0 && row.step < run.steps) console.log(JSON.stringify(await measure()));
   }
   return rows;
+}
+
+/** Writes recipe.json, curve.jsonl and results.json beside the weights. minutes: of the training */
+export async function recordRun(
+  folder: string,
+  { recipe, steps, rows, minutes, results }: { recipe: object; steps: number; rows: readonly object[]; minutes: number; results?: object },
+): Promise<void> {
+  await writeFileAtomic(join(folder, "recipe.json"), jsonText({ ...recipe, steps }));
+  await writeFileAtomic(join(folder, "curve.jsonl"), rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
+  await writeFileAtomic(join(folder, "results.json"), jsonText({ steps: rows.length, minutes: Number(minutes.toFixed(1)), ...results }));
 }

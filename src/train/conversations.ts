@@ -106,7 +106,7 @@ function batchOf(rows: Tokens[], shape: Eyes["shape"]): ConversationBatch {
 /** What learns to answer: how its prompts are made, and what they become. */
 export type Pupil = {
   teacher: Teacher;
-  language: Pick<LanguageModel, "forward" | "logits" | "headWeight">;
+  language: Pick<LanguageModel, "forward" | "logits" | "headWeight" | "headBias">;
   /** What the language model reads: [B, N, D] */
   embed(batch: ConversationBatch): tf.Tensor3D;
 };
@@ -140,8 +140,9 @@ export function answerStates({ language, embed }: Pick<Pupil, "language" | "embe
   });
 }
 
-/** Mean cross-entropy of the answers' tokens. */
-export const answerLoss =
-  (pupil: Pick<Pupil, "language" | "embed">) =>
-  (batch: ConversationBatch): tf.Scalar =>
-    headCrossEntropy(answerStates(pupil, batch), pupil.language.headWeight, batch.labels);
+/** Mean cross-entropy of the answers' tokens. @throws TypeError for a head with a bias, whose logits would have to be made */
+export function answerLoss(pupil: Pick<Pupil, "language" | "embed">): (batch: ConversationBatch) => tf.Scalar {
+  const { headWeight, headBias } = pupil.language;
+  if (headBias) throw new TypeError("answerLoss: this model's head adds a bias; BLIP has its own loss(…)");
+  return (batch) => headCrossEntropy(answerStates(pupil, batch), headWeight, batch.labels);
+}

@@ -10,7 +10,6 @@ import { dataset, type ImageText } from "../data/index";
 import { embedImages, embedTexts } from "../embed";
 import { interruptOnCtrlC } from "../engine/interrupt";
 import { engine, tf } from "../engine/index";
-import { writeFileAtomic } from "../files/atomic";
 import { type Clip, load } from "../models/index";
 import { saveModel } from "../models/save";
 import { withTrainable } from "../nn/trainable";
@@ -19,7 +18,7 @@ import { trainBpe } from "../text/bpe";
 import { jitter } from "./augment";
 import { pairBatches, pairLoss } from "./contrastive";
 import { freshClip } from "./fresh";
-import { carryOut } from "./carry-out";
+import { carryOut, recordRun } from "./carry-out";
 import type { Row } from "./loop";
 
 /** Everything that decides the result; committed beside the weights. */
@@ -65,15 +64,8 @@ async function main(): Promise<void> {
   const minutes = (performance.now() - began) / 60_000;
   await saveModel(model, out, { dtype: "bfloat16" });
   rmSync(start, { recursive: true });
-  await writeFileAtomic(join(out, "recipe.json"), json({ ...recipe, steps }));
-  await writeFileAtomic(join(out, "curve.jsonl"), rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
-  await writeFileAtomic(
-    join(out, "results.json"),
-    json({ steps: rows.length, minutes: Number(minutes.toFixed(1)), retrieval: await measure(await load(out)) }),
-  );
+  await recordRun(out, { recipe, steps, rows, minutes, results: { retrieval: await measure(await load(out)) } });
 }
-
-const json = (x: unknown) => `${JSON.stringify(x, null, 2)}\n`;
 
 /** The untrained checkpoint: vocabulary, config, random weights. */
 async function writeStart(folder: string, pairs: ImageText[]): Promise<void> {

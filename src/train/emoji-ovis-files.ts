@@ -1,4 +1,5 @@
 /** The files of emoji-ovis around its weights, as transformers' Ovis2Processor and `load` read them. */
+import type { IdOf, TalkerSizes } from "./emoji-talk";
 import { smallQwen2 } from "./fresh";
 import { CLIP_MEAN, CLIP_STD } from "../image/processor-config";
 import type { Frame } from "./conversations";
@@ -26,25 +27,11 @@ export const chatTemplate = `{%- for message in messages -%}
 /** What tokenizer_config.json says besides the tokens. */
 export const tokenizerSettings = (model_max_length: number) => ({ eos_token: FRAME.end, pad_token: PAD, model_max_length });
 
-type Sizes = {
-  contextLength: number;
-  imageSize: number;
-  patchSize: number;
-  maxPatches: number;
-  /** Visual words, indicators included. */
-  words: number;
-  vision: { hidden_size: number; intermediate_size: number; num_hidden_layers: number; num_attention_heads: number };
-  text: {
-    hidden_size: number;
-    intermediate_size: number;
-    num_hidden_layers: number;
-    num_attention_heads: number;
-    num_key_value_heads: number;
-  };
-};
+/** words: visual words, indicators included. */
+type Sizes = TalkerSizes & { words: number };
 
 /** config.json of an Ovis2 in the layout of transformers. */
-export const configOf = (r: Sizes, vocabSize: number, idOf: { [token: string]: number }) => ({
+export const configOf = (r: Sizes, vocabSize: number, idOf: IdOf) => ({
   architectures: ["Ovis2ForConditionalGeneration"],
   model_type: "ovis2",
   hidden_size: r.text.hidden_size,

@@ -3,7 +3,7 @@
  * Qwen2 decoder) that learns to answer about emoji, its recipe, its curve, and its answers about pictures it has never seen.
  * `-- --steps N --out DIR` changes the length and the place; `-- --measure` only measures again what is there.
  */
-import { mkdirSync, rmSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { type Drawn, scatter } from "../data/questions";
@@ -12,22 +12,21 @@ import { pixelBatch } from "../embed";
 import { interruptOnCtrlC } from "../engine/interrupt";
 import { engine, type tf } from "../engine/index";
 import { writeFileAtomic } from "../files/atomic";
-import { readJson } from "../files/json";
+import { jsonText, readJson } from "../files/json";
 import { type Clip, load } from "../models/index";
 import { type Ovis2Config, ovis2Config, ovis2Spec, ovis2Vision } from "../models/ovis2";
 import type { Ovis2 } from "../models/ovis2-load";
 import { saveModel } from "../models/save";
 import { follow, leaves } from "../nn/spec";
 import { withTrainable } from "../nn/trainable";
-import { trainByteBpe } from "../text/byte-bpe";
 import { jitter } from "./augment";
 import { clipPatches } from "./connector-data";
 import { SHARPNESS } from "./connectors";
 import { answerLoss, type Pupil } from "./conversations";
 import { chatTemplate, configOf, FRAME, preprocessorOf, processorOf, SPECIAL, tokenizerSettings } from "./emoji-ovis-files";
-import { drawings, measureAnswers, talkBatches, textsOf } from "./emoji-talk";
+import { drawings, measureAnswers, talkBatches, writeTalker } from "./emoji-talk";
 import { freshWeights } from "./fresh";
-import { carryOut } from "./carry-out";
+import { carryOut, recordRun } from "./carry-out";
 import { type Row, train } from "./loop";
 import { ovisPupil } from "./ovis-pupil";
 
@@ -98,9 +97,7 @@ async function main(): Promise<void> {
   const minutes = (performance.now() - began) / 60_000;
   await saveModel(model, out, { dtype: "bfloat16" });
   rmSync(start, { recursive: true });
-  await writeFileAtomic(join(out, "recipe.json"), json({ ...recipe, steps }));
-  await writeFileAtomic(join(out, "curve.jsonl"), rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
-  await writeFileAtomic(join(out, "results.json"), json({ steps: rows.length, sight, minutes: Number(minutes.toFixed(1)) }));
+  await recordRun(out, { recipe, steps, rows, minutes, results: { sight } });
   await measureAgain(out, test);
 }
 
@@ -108,36 +105,32 @@ async function main(): Promise<void> {
 async function measureAgain(folder: string, test: Drawn[]): Promise<void> {
   const pupil = ovisPupil(await load<Ovis2>(folder), ovis2Config(readJson(join(folder, "config.json"))), FRAME);
   const { answers: _, ...rest } = readJson(join(folder, "results.json"));
-  await writeFileAtomic(join(folder, "results.json"), json({ ...rest, answers: await measureAnswers(pupil, test, measured) }));
+  await writeFileAtomic(join(folder, "results.json"), jsonText({ ...rest, answers: await measureAnswers(pupil, test, measured) }));
 }
-
-const json = (x: unknown) => `${JSON.stringify(x, null, 2)}\n`;
 
 /** The untrained checkpoint: vocabulary, configs, random weights. */
-async function writeStart(folder: string, emoji: Drawn[]): Promise<Ovis2Config> {
-  mkdirSync(folder, { recursive: true });
-  const { vocabSize, idOf } = await trainByteBpe(textsOf(emoji, SIDE), {
-    vocabSize: recipe.vocabSize,
+const writeStart = (folder: string, emoji: Drawn[]): Promise<Ovis2Config> =>
+  writeTalker(
     folder,
-    special: SPECIAL,
-    settings: tokenizerSettings(recipe.contextLength),
-  });
-  const raw = configOf(recipe, vocabSize, idOf);
-  const config = ovis2Config(raw);
-  const spec = ovis2Spec(config);
-  const { name, shape } = spec.tokenizer.norm.weight;
-  const sharp = new Float32Array(shape[0]).fill(recipe.sharpness);
-  await freshWeights(folder, spec, { seed: recipe.seed, given: { [name]: sharp } });
-  const files = {
-    "config.json": raw,
-    "generation_config.json": { eos_token_id: idOf[FRAME.end] },
-    "preprocessor_config.json": preprocessorOf(recipe),
-    "processor_config.json": processorOf(recipe),
-  };
-  for (const [name, value] of Object.entries(files)) await writeFileAtomic(join(folder, name), json(value));
-  await writeFileAtomic(join(folder, "chat_template.jinja"), chatTemplate);
-  return config;
-}
+    emoji,
+    { ...recipe, special: SPECIAL, settings: tokenizerSettings(recipe.contextLength) },
+    async (vocabSize, idOf) => {
+      const raw = configOf(recipe, vocabSize, idOf);
+      const config = ovis2Config(raw);
+      const spec = ovis2Spec(config);
+      const { name, shape } = spec.tokenizer.norm.weight;
+      const sharp = new Float32Array(shape[0]).fill(recipe.sharpness);
+      await freshWeights(folder, spec, { seed: recipe.seed, given: { [name]: sharp } });
+      const files = {
+        "config.json": raw,
+        "generation_config.json": { eos_token_id: idOf[FRAME.end] },
+        "preprocessor_config.json": preprocessorOf(recipe),
+        "processor_config.json": processorOf(recipe),
+        "chat_template.jinja": chatTemplate,
+      };
+      return { config, files };
+    },
+  );
 
 /** Trains the tower alone; gives the share of the variance of emoji-clip's patches that it does not explain, over the last steps. */
 async function learnToSee(model: Ovis2, config: Ovis2Config, variables: tf.Variable[], emoji: Drawn[], steps: number): Promise<object> {

@@ -12,6 +12,7 @@ import { interruptOnCtrlC, interruptSignal } from "../engine/interrupt";
 import { engine } from "../engine/index";
 import { tf } from "../engine/tf";
 import { writeFileAtomic } from "../files/atomic";
+import { jsonText } from "../files/json";
 import { resolveModel } from "../files/hub";
 import type { Picture } from "../image/picture";
 import { CLIP_MEAN, CLIP_STD } from "../image/processor-config";
@@ -23,6 +24,7 @@ import { withTrainable } from "../nn/trainable";
 import { trainWordPiece } from "../text/word-piece";
 import { jitter } from "./augment";
 import { clipAsEva } from "./clip-as-eva";
+import { recordRun } from "./carry-out";
 import { freshWeights } from "./fresh";
 import { type Row, train } from "./loop";
 import { measureStageOne } from "./measure-stage-one";
@@ -72,12 +74,8 @@ async function main(): Promise<void> {
   await saveModel(model, out, { dtype: "bfloat16" });
   for (const folder of [start, join(out, "so-far")]) rmSync(folder, { recursive: true, force: true });
   const measured = await measureStageOne(await load<Blip2>(out), await dataset("emoji", { split: "test" }), rows);
-  await writeFileAtomic(join(out, "recipe.json"), json({ ...recipe, steps }));
-  await writeFileAtomic(join(out, "curve.jsonl"), curve.map((row) => `${JSON.stringify(row)}\n`).join(""));
-  await writeFileAtomic(join(out, "results.json"), json({ steps: curve.length, minutes: Number(minutes.toFixed(1)), ...measured }));
+  await recordRun(out, { recipe, steps, rows: curve, minutes, results: measured });
 }
-
-const json = (x: unknown) => `${JSON.stringify(x, null, 2)}\n`;
 
 /** The untrained checkpoint: vocabulary, configs, emoji-clip's tower, random weights of the rest. */
 async function writeStart(folder: string, rows: ImageText[]): Promise<void> {
@@ -107,7 +105,7 @@ async function writeStart(folder: string, rows: ImageText[]): Promise<void> {
     },
     "processor_config.json": { num_query_tokens: recipe.queries, processor_class: "Blip2Processor" },
   };
-  for (const [name, value] of Object.entries(files)) await writeFileAtomic(join(folder, name), json(value));
+  for (const [name, value] of Object.entries(files)) await writeFileAtomic(join(folder, name), jsonText(value));
 }
 
 const configOf = (vocabSize: number, vision_config: { [key: string]: unknown }) => ({

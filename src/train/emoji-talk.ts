@@ -1,4 +1,6 @@
 /** Conversations about emoji as training makes them, and what is measured of a model that has learned from them. */
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
 import { COLOURS } from "../data/colours";
 import { dataset } from "../data/index";
 import type { Split } from "../data/kin";
@@ -16,6 +18,9 @@ import {
   turnsOf,
 } from "../data/questions";
 import { mixSeeds, random, shuffle } from "../data/random";
+import { writeFileAtomic } from "../files/atomic";
+import { jsonText } from "../files/json";
+import { trainByteBpe } from "../text/byte-bpe";
 import { accuracy, choice } from "./answers";
 import { type Jitter, jitter } from "./augment";
 import type { Conversation, ConversationBatch, Exchange, Pupil, Teacher } from "./conversations";
@@ -135,4 +140,39 @@ export async function measureAnswers(
     "place in tiles": await accuracy(pupil, asked(large, "place")),
     ...(names ? { caption: { "right of 10": await choice(pupil, captions), chance: 0.1, ...(await accuracy(pupil, captions)) } } : {}),
   };
+}
+
+/** Sizes of a small model that talks, by the keys of its config. */
+export type TalkerSizes = {
+  contextLength: number;
+  imageSize: number;
+  patchSize: number;
+  maxPatches: number;
+  vision: { hidden_size: number; intermediate_size: number; num_hidden_layers: number; num_attention_heads: number };
+  text: TalkerSizes["vision"] & { num_key_value_heads: number };
+};
+
+export type IdOf = { [token: string]: number };
+
+/**
+ * The folder of a model that talks, before training: a vocabulary of what conversations about some emoji say, then what `rest` makes of it: weights, which it
+ * writes itself, and files by their names, objects as JSON.
+ */
+export async function writeTalker<C>(
+  folder: string,
+  emoji: readonly Drawn[],
+  {
+    vocabSize: most,
+    imageSize,
+    special,
+    settings,
+  }: { vocabSize: number; imageSize: number; special: string[]; settings: { [key: string]: unknown } },
+  rest: (vocabSize: number, idOf: IdOf) => Promise<{ config: C; files: { [name: string]: object | string } }>,
+): Promise<C> {
+  mkdirSync(folder, { recursive: true });
+  const { vocabSize, idOf } = await trainByteBpe(textsOf(emoji, imageSize), { vocabSize: most, folder, special, settings });
+  const { config, files } = await rest(vocabSize, idOf);
+  for (const [name, value] of Object.entries(files))
+    await writeFileAtomic(join(folder, name), typeof value === "string" ? value : jsonText(value));
+  return config;
 }

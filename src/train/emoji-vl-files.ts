@@ -1,4 +1,5 @@
 /** The files of emoji-vl around its weights, as transformers' InternVLProcessor and `load` read them. */
+import type { IdOf, TalkerSizes } from "./emoji-talk";
 import { smallQwen2 } from "./fresh";
 import type { InternVLFrame } from "./conversations";
 
@@ -42,23 +43,10 @@ export const tokenizerSettings = (model_max_length: number) => ({
   ...NAMES,
 });
 
-type Sizes = {
-  contextLength: number;
-  imageSize: number;
-  patchSize: number;
-  maxPatches: number;
-  vision: { hidden_size: number; intermediate_size: number; num_hidden_layers: number; num_attention_heads: number };
-  text: {
-    hidden_size: number;
-    intermediate_size: number;
-    num_hidden_layers: number;
-    num_attention_heads: number;
-    num_key_value_heads: number;
-  };
-};
+type Sizes = TalkerSizes;
 
 /** config.json of an InternVL in the layout of transformers. */
-export const configOf = (r: Sizes, vocabSize: number, idOf: { [token: string]: number }) => ({
+export const configOf = (r: Sizes, vocabSize: number, idOf: IdOf) => ({
   architectures: ["InternVLForConditionalGeneration"],
   model_type: "internvl",
   downsample_ratio: 0.5,

@@ -3,7 +3,7 @@
  * MLP, Qwen2 decoder) that learns to answer about emoji, its recipe, its curve, and its answers about pictures it has never seen.
  * `-- --steps N --out DIR` changes the length and the place; `-- --measure` only measures again what is there.
  */
-import { mkdirSync, rmSync } from "node:fs";
+import { rmSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { type Drawn, single } from "../data/questions";
@@ -11,20 +11,19 @@ import { random, shuffle } from "../data/random";
 import { interruptOnCtrlC } from "../engine/interrupt";
 import { engine, type tf } from "../engine/index";
 import { writeFileAtomic } from "../files/atomic";
-import { readJson } from "../files/json";
+import { jsonText, readJson } from "../files/json";
 import { loadTileProcessor } from "../image/tiles";
 import { load } from "../models/index";
 import { type InternVLConfig, type InternVLParams, internVLConfig, internVLSpec } from "../models/internvl";
 import type { VisionLanguageModel } from "../models/loaded";
 import { saveModel } from "../models/save";
 import { withTrainable } from "../nn/trainable";
-import { trainByteBpe } from "../text/byte-bpe";
 import { accuracy } from "./answers";
 import { answerLoss, internVLPupil, type Pupil } from "./conversations";
-import { asked, drawings, measureAnswers, talkBatches, textsOf } from "./emoji-talk";
+import { asked, drawings, measureAnswers, talkBatches, writeTalker } from "./emoji-talk";
 import { chatTemplate, configOf, FRAME, preprocessorOf, SPECIAL, tokenizerSettings, videoProcessorOf } from "./emoji-vl-files";
 import { freshWeights } from "./fresh";
-import { carryOut } from "./carry-out";
+import { carryOut, recordRun } from "./carry-out";
 import type { Row } from "./loop";
 
 type Model = VisionLanguageModel<InternVLParams>;
@@ -74,9 +73,7 @@ async function main(): Promise<void> {
   const minutes = (performance.now() - began) / 60_000;
   await saveModel(model, out, { dtype: "bfloat16" });
   rmSync(start, { recursive: true });
-  await writeFileAtomic(join(out, "recipe.json"), json({ ...recipe, steps }));
-  await writeFileAtomic(join(out, "curve.jsonl"), rows.map((row) => `${JSON.stringify(row)}\n`).join(""));
-  await writeFileAtomic(join(out, "results.json"), json({ steps: rows.length, minutes: Number(minutes.toFixed(1)) }));
+  await recordRun(out, { recipe, steps, rows, minutes });
   await measureAgain(out, test);
 }
 
@@ -88,34 +85,30 @@ async function measureAgain(folder: string, test: Drawn[]): Promise<void> {
   const seen = shuffle(await drawings("train", false, SIDE), random(recipe.seed)).slice(0, test.length);
   const named = await accuracy(pupil, asked(seen.map(single), "caption"));
   const { answers: _, ...rest } = readJson(join(folder, "results.json"));
-  await writeFileAtomic(join(folder, "results.json"), json({ ...rest, answers: { ...answers, "caption of seen emoji": named } }));
+  await writeFileAtomic(join(folder, "results.json"), jsonText({ ...rest, answers: { ...answers, "caption of seen emoji": named } }));
 }
-
-const json = (x: unknown) => `${JSON.stringify(x, null, 2)}\n`;
 
 /** The untrained checkpoint: vocabulary, configs, random weights. */
-async function writeStart(folder: string, emoji: Drawn[]): Promise<InternVLConfig> {
-  mkdirSync(folder, { recursive: true });
-  const { vocabSize, idOf } = await trainByteBpe(textsOf(emoji, SIDE), {
-    vocabSize: recipe.vocabSize,
+const writeStart = (folder: string, emoji: Drawn[]): Promise<InternVLConfig> =>
+  writeTalker(
     folder,
-    special: SPECIAL,
-    settings: tokenizerSettings(recipe.contextLength),
-  });
-  const raw = configOf(recipe, vocabSize, idOf);
-  const config = internVLConfig(raw);
-  await freshWeights(folder, internVLSpec(config), { seed: recipe.seed });
-  const files = {
-    "config.json": raw,
-    "generation_config.json": { eos_token_id: idOf[FRAME.end] },
-    "preprocessor_config.json": preprocessorOf(recipe),
-    "processor_config.json": { processor_class: "InternVLProcessor", image_seq_length: raw.image_seq_length },
-    "video_preprocessor_config.json": videoProcessorOf(recipe),
-  };
-  for (const [name, value] of Object.entries(files)) await writeFileAtomic(join(folder, name), json(value));
-  await writeFileAtomic(join(folder, "chat_template.jinja"), chatTemplate);
-  return config;
-}
+    emoji,
+    { ...recipe, special: SPECIAL, settings: tokenizerSettings(recipe.contextLength) },
+    async (vocabSize, idOf) => {
+      const raw = configOf(recipe, vocabSize, idOf);
+      const config = internVLConfig(raw);
+      await freshWeights(folder, internVLSpec(config), { seed: recipe.seed });
+      const files = {
+        "config.json": raw,
+        "generation_config.json": { eos_token_id: idOf[FRAME.end] },
+        "preprocessor_config.json": preprocessorOf(recipe),
+        "processor_config.json": { processor_class: "InternVLProcessor", image_seq_length: raw.image_seq_length },
+        "video_preprocessor_config.json": videoProcessorOf(recipe),
+        "chat_template.jinja": chatTemplate,
+      };
+      return { config, files };
+    },
+  );
 
 const pupilOf = (model: Model, config: InternVLConfig, folder: string): Pupil =>
   internVLPupil(model, config, loadTileProcessor(folder), FRAME);

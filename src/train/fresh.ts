@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { normal, random } from "../data/random";
 import { tf } from "../engine/tf";
 import { writeFileAtomic } from "../files/atomic";
+import { jsonText } from "../files/json";
 import { fromFloat32, saveSafetensors } from "../files/safetensors";
 import { clipConfig, clipSpec } from "../models/clip";
 import { leaves, mapLeaves, type Params, type WeightSpec } from "../nn/spec";
@@ -12,8 +13,8 @@ export async function freshClip(folder: string, raw: { [key: string]: unknown },
   const config = clipConfig(raw);
   await freshWeights(folder, clipSpec(config), { seed, scalars: { logit_scale: config.logit_scale_init_value } });
   const { image_size: size } = config.vision_config;
-  await writeFileAtomic(join(folder, "config.json"), json(raw));
-  await writeFileAtomic(join(folder, "preprocessor_config.json"), json(preprocessor(size)));
+  await writeFileAtomic(join(folder, "config.json"), jsonText(raw));
+  await writeFileAtomic(join(folder, "preprocessor_config.json"), jsonText(preprocessor(size)));
 }
 
 /**
@@ -62,8 +63,6 @@ export type FreshOptions = {
 
 /** Tables, whose rows are looked up or added. */
 const TABLE = /embedding\.weight$|class_embedding$|embed_tokens\.weight$|cls_token$|position_embeddings$/;
-
-const json = (x: unknown) => `${JSON.stringify(x, null, 2)}\n`;
 
 function firstValues({ name, shape }: WeightSpec, scalars: { [name: string]: number }, draw: () => number): Float32Array {
   const count = shape.reduce((a, b) => a * b, 1);

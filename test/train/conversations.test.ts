@@ -109,3 +109,10 @@ test("accuracy() and choice() count what greedy decoding would say", async () =>
   assert.equal(await choice(pupil, answers, 1), 0.5, "of two questions with one answer, the likelier one is right once");
   model.dispose();
 });
+
+test("answerLoss() refuses a head with a bias, which a loss without logits would leave out", () => {
+  const headBias = tf.zeros([4]) as tf.Tensor1D;
+  const language = { headWeight: tf.zeros([4, 2]) as tf.Tensor2D, headBias } as unknown as VisionLanguageModel["language"];
+  assert.throws(() => answerLoss({ language, embed: () => assert.fail("embedded") }), /answerLoss: this model's head adds a bias/);
+  tf.dispose([language.headWeight, headBias]);
+});
