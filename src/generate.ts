@@ -25,10 +25,7 @@ export type GenerateInputs = GenerationOptions & {
   ids?: number[];
   /** int32 [1, all tokens of the prompt, those of the cache included], 1 where one is real. */
   padding?: tf.Tensor2D;
-  /**
-   * What a decoder looks at besides. Encoder-decoders: what the encoder made of the prompt, where that is known; `embeddings` is then not read. Decoders
-   * that look at a picture or a question (BLIP): its states.
-   */
+  /** Encoder-decoders: what the encoder made of the prompt, where that is known; `embeddings` is then not read. */
   encoded?: DecoderInputs["encoded"];
   /** Encoder-decoders: what the decoder begins with; default: its start token. */
   start?: number[];
