@@ -1,6 +1,8 @@
 /** The kernel as Jupyter sees it: every test sends messages through jupyter_client to the real process. */
 import assert from "node:assert/strict";
-import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from "node:fs";
+import { execFile } from "node:child_process";
+import { cpSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
@@ -315,6 +317,23 @@ describe("the kernel elsewhere", { skip: noJupyter }, () => {
     } finally {
       await kernel.close();
     }
+  });
+
+  test("a kernel whose port is taken ends and says so, so that Jupyter starts another", async () => {
+    const server = createServer();
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    const { port } = server.address() as AddressInfo;
+    const ports = { shell_port: port, iopub_port: 0, stdin_port: 0, control_port: 0, hb_port: 0 };
+    const file = join(folder, "connection.json");
+    writeFileSync(file, JSON.stringify({ ...ports, ip: "127.0.0.1", transport: "tcp", key: "x", signature_scheme: "hmac-sha256" }));
+    const { status, stderr } = await new Promise<{ status: number | null; stderr: string }>((resolve) =>
+      execFile(process.execPath, [join(ROOT, "kernels", "vitrine", "launch.cjs"), file], { timeout: 30_000 }, (error, _, stderr) =>
+        resolve({ status: error ? (error.code as number) : 0, stderr }),
+      ),
+    );
+    server.close();
+    assert.equal(status, 1);
+    assert.match(stderr, /the kernel cannot open the ports of .*connection\.json: Address already in use; start it again/);
   });
 
   test("nearestModules() finds the package it lies in", () => {

@@ -24,4 +24,9 @@ const runner = createRunner({ cells, interrupt, createExecutor: (console) => cre
 process.on("uncaughtException", (error) => runner.report("an error outside of any cell", error));
 process.on("unhandledRejection", (error) => runner.report("a promise nobody waited for failed", error));
 
-new Server(new Handler(runner.executor), process.argv[2], runner).init();
+// Jupyter chooses the ports and lets them go again before the kernel opens them: another program may have been faster. A kernel that ends is started
+// again with other ports; one that stays without a socket is waited for in vain.
+new Server(new Handler(runner.executor), process.argv[2], runner).init().catch((error) => {
+  process.stderr.write(`the kernel cannot open the ports of ${process.argv[2]}: ${error.message}; start it again\n`);
+  process.exit(1);
+});

@@ -59,14 +59,28 @@ def answer(client, manager, request):
     return call(request["code"], request["position"], reply=True, timeout=60)["content"]
 
 
-def main(folder):
-    start = time.time()
+def begin(folder):
     manager = KernelManager(kernel_name="vitrine")
     # Our stdout carries the answers: node would make it non-blocking if the kernel had it too.
     manager.start_kernel(cwd=folder, stdout=subprocess.DEVNULL)
     client = manager.client()
     client.start_channels()
-    client.wait_for_ready(timeout=60)
+    try:
+        client.wait_for_ready(timeout=60)
+    except RuntimeError:
+        client.stop_channels()
+        raise
+    return manager, client
+
+
+def main(folder):
+    start = time.time()
+    try:
+        manager, client = begin(folder)
+    except RuntimeError as error:
+        if "died" not in str(error):
+            raise
+        manager, client = begin(folder)  # as JupyterLab does: its ports were taken by another program between choosing and opening them
     print(json.dumps({"ready": time.time() - start}), flush=True)
     try:
         for line in sys.stdin:

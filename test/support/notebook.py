@@ -15,10 +15,16 @@ def main(source, target):
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    client = NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": os.path.dirname(os.path.abspath(source))}})
+    resources = {"metadata": {"path": os.path.dirname(os.path.abspath(source))}}
+    execute = lambda: NotebookClient(notebook, timeout=1200, resources=resources).execute()
     failure = None
     try:
-        client.execute()
+        try:
+            execute()
+        except RuntimeError as error:
+            if "died before replying" not in str(error):
+                raise
+            execute()  # as JupyterLab does: its ports were taken by another program between choosing and opening them
     except CellExecutionError as error:
         failure = f"{error.ename}: {error.evalue}"
     nbformat.write(notebook, target)
